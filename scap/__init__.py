@@ -1,0 +1,35 @@
+"""Spectral Complex Autoencoder Pruning: finds redundant output channels of convolutional networks.
+
+    table = scap.score_network(network, images)          # calibration images, normalised as in training
+    plan = scap.plan_at(table, threshold=0.6)             # channels kept per layer
+    smaller = scap.prune_network(network, plan, images[:1])
+    scap.save_network("smaller.safetensors", smaller, plan=plan, example_shape=images[:1].shape)
+
+docs/method.md says what each step computes.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "AutoencoderSettings": "autoencoder",
+    "CriterionSettings": "scores",
+    "ScapError": "errors",
+    "count_operations": "counting",
+    "layer_macs": "counting",
+    "load_network": "pruning",
+    "plan_at": "scores",
+    "plan_of_widths": "scores",
+    "prunable_layers": "pruning",
+    "prune_network": "pruning",
+    "save_network": "pruning",
+    "score_network": "criterion",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `import scap` costs nothing, which the many short jobs of the workflow live on.
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'scap' has no attribute {name!r}")
+    return getattr(import_module(f"scap.{_PUBLIC[name]}"), name)

@@ -1,0 +1,64 @@
+"""The whole criterion in one call, for networks outside the workflow."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from scap.activations import conv_layers, record_activations
+from scap.autoencoder import AutoencoderSettings, fidelities
+from scap.fitting import fit_autoencoder
+from scap.pruning import prunable_layers
+from scap.scores import CriterionSettings, Values, channel_scores, filter_norms, score_table
+from scap.spectra import open_spectra, write_spectra
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def score_network(
+    network: nn.Module,
+    images: Tensor,
+    *,
+    layers: Sequence[str] | None = None,
+    criterion: CriterionSettings | None = None,
+    autoencoder: AutoencoderSettings | None = None,
+    outputs: str = "activated",
+    report: Callable[[Mapping[str, float]], None] | None = None,
+) -> "pd.DataFrame":
+    """The score table of a network: one row a channel, `layer`, `channel`, `fidelity`, `magnitude`, `score`.
+
+    `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
+    paths of convolutions, all that can be pruned by default. Activations and spectra go through a temporary folder, one
+    layer's at a time. Raises ScapError for a layer that does not exist or cannot be recorded.
+    """
+    criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
+    names = list(layers) if layers is not None else prunable_layers(network, images[:1])
+    faithful: dict[str, Values] = {}
+    if criterion.method == "scap":
+        with tempfile.TemporaryDirectory(prefix="scap-") as folder:
+            activations = Path(folder) / "activations.safetensors"
+            record_activations(network, images, names, activations, outputs=outputs, report=report)
+            for layer in names:
+                faithful[layer] = _fidelity(activations, layer, autoencoder, str(images.device), report)
+    convolutions = conv_layers(network)
+    norms = {layer: filter_norms(convolutions[layer].weight.detach().cpu().numpy()) for layer in names}
+    return score_table({layer: channel_scores(layer, faithful.get(layer), norms[layer], criterion) for layer in names})
+
+
+def _fidelity(
+    activations: Path,
+    layer: str,
+    settings: AutoencoderSettings,
+    device: str,
+    report: Callable[[Mapping[str, float]], None] | None,
+) -> Values:
+    path = activations
+    if settings.domain == "frequency":
+        path = activations.with_name("spectra.safetensors")
+        write_spectra(activations, layer, path)
+    spectra = open_spectra(path, layer, settings.domain)
+    fitted = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
+    return fidelities(fitted, spectra, settings).numpy()

@@ -1,0 +1,106 @@
+"""Exact projections of the normalised spectra s_nk without ever building the field (docs/method.md, equations 4 to 7).
+
+A block holds a batch of images and gives, for every pair (image n, output channel k), the inner products of s_nk with
+rows of the autoencoder: everything that training and scoring need. `complex` and `power` are factorised: work that
+depends on the image alone is done once per image, not once per pair. `scap.direct` is the same interface built directly.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from scap.spectra import Layout, Spectra
+
+EPSILON = 1e-12  # of a norm: a field that is exactly zero gives s = 0 instead of NaN
+
+
+def balance_parts(spectra: Spectra) -> Spectra:
+    """Both parts at unit RMS: X per image, Y per image and output channel (a silent channel stays silent)."""
+    inputs = spectra.inputs / _rms(spectra.inputs, (1, 2))
+    outputs = spectra.outputs / _rms(spectra.outputs, (2,))
+    return Spectra(inputs, outputs, spectra.layout)
+
+
+def _rms(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    mean_square = values.square().mean(dims, keepdim=True)
+    return torch.where(mean_square > 0, mean_square, 1).sqrt()
+
+
+class ComplexBlock:
+    """r(S) = [Re S, Im S].
+
+    In the half-plane coordinates of X and Y, S_k is (x, y_k, …, y_k): y_k stands C times. An orthonormal change of basis
+    over those C copies leaves (x, √C·y_k) and zeros, so rows have C + 1 "channels", the last one for the broadcast part.
+    """
+
+    def __init__(self, spectra: Spectra) -> None:
+        self.x, self.y = spectra.inputs, spectra.outputs
+        self.copies = self.x.shape[1] ** 0.5
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """‖r(S_k)‖, (n, K): equation 4; the cross term 2 Re⟨X̂, iŶ⟩ vanishes over the whole plane, as X and Y are real."""
+        energy = self.x.square().sum((1, 2))[:, None] + self.copies**2 * self.y.square().sum(2)
+        return energy.sqrt().clamp_min(EPSILON)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """⟨row, s_nk⟩ of rows (R, C + 1, H·W), (n, K, R): equation 5."""
+        per_image = self.x.flatten(1) @ rows[:, :-1].flatten(1).T
+        per_pair = self.y @ (self.copies * rows[:, -1]).T
+        return (per_image[:, None] + per_pair) / self.norm[..., None]
+
+
+class PowerBlock:
+    """r(S) = |S|², which holds the input-output cross-spectrum.
+
+    With a = |X̂|², b = |Ŷ|² and q = 2(Im X̂·Re Ŷ − Re X̂·Im Ŷ): |S(±f)|² = a + b ± q. In orthonormal coordinates a pair ±f is
+    (√2(a + b), √2·q), and a self-conjugate frequency is a + b.
+    """
+
+    def __init__(self, spectra: Spectra) -> None:
+        layout = spectra.layout
+        self.real, self.frequencies = layout.real, layout.frequencies
+        self.x_power, self.x_re, self.x_im = _power_parts(spectra.inputs, layout)
+        self.y_power, self.y_re, self.y_im = _power_parts(spectra.outputs, layout)
+        self.copies = spectra.inputs.shape[1]
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """‖r(S_k)‖, (n, K): equation 7, from moments over c of X̂ per image and frequency."""
+        weight = self._weight(2.0)
+        b = self.y_power
+        even = (self.x_power.square().sum(1) @ weight)[:, None] + self.copies * (b.square() @ weight)
+        even = even + 2 * _pairs(b, (self.x_power.sum(1) * weight)[:, None])[..., 0]
+        odd = _pairs(self.y_re.square(), self.x_im.square().sum(1, keepdim=True))
+        odd = odd + _pairs(self.y_im.square(), self.x_re.square().sum(1, keepdim=True))
+        odd = odd - 2 * _pairs(self.y_re * self.y_im, (self.x_re * self.x_im).sum(1, keepdim=True))
+        return (even + 8 * odd[..., 0]).clamp_min(0).sqrt().clamp_min(EPSILON)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """⟨row, s_nk⟩ of rows (R, C, H·W), (n, K, R): equation 7."""
+        even, odd = rows[..., : self.frequencies] * self._weight(2**0.5), rows[..., self.frequencies :]
+        per_image = self.x_power.flatten(1) @ even.flatten(1).T
+        per_pair = self.y_power @ even.sum(1).T
+        cross_re = torch.einsum("ncf,rcf->nrf", self.x_im, odd)
+        cross_im = torch.einsum("ncf,rcf->nrf", self.x_re, odd)
+        cross = _pairs(self.y_re, cross_re) - _pairs(self.y_im, cross_im)
+        return (per_image[:, None] + per_pair + 2 * 2**0.5 * cross) / self.norm[..., None]
+
+    def _weight(self, of_pairs: float) -> Tensor:
+        weight = self.x_power.new_ones(self.frequencies)
+        weight[self.real :] = of_pairs
+        return weight
+
+
+def _power_parts(packed: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """|·|² at every independent frequency, and Re and Im at those that are not self-conjugate."""
+    re = packed[..., layout.real : layout.frequencies] / 2**0.5
+    im = packed[..., layout.frequencies :] / 2**0.5
+    power = torch.cat([packed[..., : layout.real].square(), re.square() + im.square()], dim=-1)
+    return power, re, im
+
+
+def _pairs(per_pair: Tensor, per_image: Tensor) -> Tensor:
+    """Σ_f per_pair[n, k, f]·per_image[n, r, f], (n, K, R)."""
+    return per_pair @ per_image.transpose(1, 2)

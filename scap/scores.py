@@ -1,0 +1,123 @@
+"""From fidelities and filter norms to importance scores and pruning plans (docs/method.md, equations 10 to 12)."""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scap.errors import ScapError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = ("scap", "l1", "random")
+FUSIONS = ("additive", "multiplicative", "fidelity", "magnitude")
+NORMALISATIONS = ("raw", "min-max", "max", "mean")
+Values = NDArray[np.float64]
+Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT
+
+
+@dataclass(frozen=True)
+class CriterionSettings:
+    """How a channel's importance is made; the configuration's `criteria` have the same keys."""
+
+    method: str = "scap"
+    fusion: str = "additive"
+    alpha: float = 0.75
+    fidelity_normalisation: str = "min-max"
+    magnitude_normalisation: str = "min-max"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "method": METHODS,
+            "fusion": FUSIONS,
+            "fidelity_normalisation": NORMALISATIONS,
+            "magnitude_normalisation": NORMALISATIONS,
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise ScapError(f"criterion: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
+        if not 0 <= self.alpha <= 1:
+            raise ScapError(f"criterion: alpha is {self.alpha}; it must lie in [0, 1]")
+
+
+def filter_norms(weight: NDArray[np.floating]) -> Values:
+    """‖W_k‖₁ of a convolution's weight (K, C, h, w), (K,)."""
+    return np.abs(weight.astype(np.float64)).sum(axis=tuple(range(1, weight.ndim)))
+
+
+def normalise_term(values: Values, how: str) -> Values:
+    """A term of the score over one layer (K,): `raw`, divided by its `max` or `mean`, or `min-max` to [0, 1].
+
+    Where nothing tells the channels of a layer apart, all get 1.
+    """
+    if how == "raw":
+        return values
+    low, scale = 0.0, values.max() if how == "max" else values.mean()
+    if how == "min-max":
+        low, scale = values.min(), np.ptp(values)
+    return (values - low) / scale if scale > 0 else np.ones_like(values)
+
+
+def importance(fidelity: Values, norms: Values, settings: CriterionSettings) -> Values:
+    """I_k = α·g(1 − F_k) + (1 − α)·M_k over one layer (equation 11), or another `fusion` of the two terms, (K,)."""
+    unfaithful = normalise_term(np.clip(1 - fidelity, 0, None), settings.fidelity_normalisation)
+    magnitude = normalise_term(norms, settings.magnitude_normalisation)
+    if settings.fusion == "additive":
+        return settings.alpha * unfaithful + (1 - settings.alpha) * magnitude
+    return {"multiplicative": unfaithful * magnitude, "fidelity": unfaithful, "magnitude": magnitude}[settings.fusion]
+
+
+def channel_scores(layer: str, fidelity: Values | None, norms: Values, settings: CriterionSettings) -> dict[str, Values]:
+    """Columns of the score table for one layer: `fidelity` (NaN for the controls), `magnitude` and `score`, each (K,).
+
+    `l1`: the score is the magnitude; `random`: uniform in [0, 1) by (seed, layer).
+    """
+    magnitude = normalise_term(norms, settings.magnitude_normalisation)
+    nothing = np.full_like(norms, np.nan)
+    if settings.method == "l1":
+        return {"fidelity": nothing, "magnitude": magnitude, "score": magnitude}
+    if settings.method == "random":
+        generator = np.random.default_rng([settings.seed, zlib.crc32(layer.encode())])
+        return {"fidelity": nothing, "magnitude": magnitude, "score": generator.random(len(norms))}
+    if fidelity is None or len(fidelity) != len(norms):
+        raise ScapError(f"layer {layer}: the criterion needs one fidelity per output channel ({len(norms)})")
+    return {"fidelity": fidelity, "magnitude": magnitude, "score": importance(fidelity, norms, settings)}
+
+
+def score_table(columns: Mapping[str, Mapping[str, Values]]) -> "pd.DataFrame":
+    """The score table: one row a channel, `layer`, `channel`, `fidelity`, `magnitude`, `score`, layers in the order given."""
+    import pandas as pd
+
+    tables = [
+        pd.DataFrame(values).rename_axis("channel").reset_index().assign(layer=layer) for layer, values in columns.items()
+    ]
+    return pd.concat(tables, ignore_index=True)[["layer", "channel", "fidelity", "magnitude", "score"]]
+
+
+def plan_at(table: "pd.DataFrame", threshold: float, multiple: int = 1) -> Plan:
+    """Channels kept per layer of a score table: I_k ≥ τ, never none, their number rounded up to a multiple (equation 12)."""
+    if not 0 <= threshold <= 1:
+        raise ScapError(f"threshold is {threshold}; it must lie in [0, 1]")
+    widths = {layer: int((values >= threshold).sum()) for layer, values in _scores(table).items()}
+    return plan_of_widths(table, widths, multiple)
+
+
+def plan_of_widths(table: "pd.DataFrame", widths: Mapping[str, int], multiple: int = 1) -> Plan:
+    """The `widths[layer]` best channels of each layer, at least one, rounded up to a multiple, at most all of them."""
+    plan = {}
+    for layer, values in _scores(table).items():
+        if layer not in widths:
+            raise ScapError(f"layer {layer}: no width is given for it; the two criteria score different layers")
+        wanted = -(-max(1, widths[layer]) // multiple) * multiple
+        best = np.argsort(-values, kind="stable")[:wanted]
+        plan[layer] = sorted(int(k) for k in best)
+    return plan
+
+
+def _scores(table: "pd.DataFrame") -> dict[str, Values]:
+    return {str(layer): part["score"].to_numpy(float) for layer, part in table.groupby("layer", sort=False)}

@@ -1,0 +1,54 @@
+"""The official files of the data sets and their MD5 sums. Imports no torch: the workflow checks them before any job."""
+
+import hashlib
+from pathlib import Path
+
+from scap.errors import ScapError
+
+RAW_FILES: dict[str, dict[str, str]] = {
+    "digits": {},
+    "cifar10": {
+        "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+        "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
+        "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+    },
+    "cifar100": {
+        "cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d",
+        "cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "cifar-100-python/meta": "7973b15100ade9c7d40fb424638fde48",
+    },
+    "fashion-mnist": {
+        "FashionMNIST/raw/train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "FashionMNIST/raw/train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "FashionMNIST/raw/t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+        "FashionMNIST/raw/t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+    },
+}
+
+
+def raw_files(source: str) -> dict[str, str]:
+    """Path below the root -> MD5 of the files of a source; none for digits, which scikit-learn brings."""
+    if source not in RAW_FILES:
+        raise ScapError(f"source: {source!r} is unknown; choose one of {', '.join(RAW_FILES)}")
+    return RAW_FILES[source]
+
+
+def missing_files(source: str, root: str | Path) -> list[Path]:
+    """The raw files of `source` that `root` lacks; none for digits, which scikit-learn brings."""
+    return [Path(root, name) for name in raw_files(source) if not Path(root, name).is_file()]
+
+
+def check_raw_files(source: str, root: str | Path) -> None:
+    """Compare the raw files of `source` with their MD5; ScapError names the first missing or damaged one."""
+    for name, expected in raw_files(source).items():
+        path = Path(root, name)
+        if not path.is_file():
+            raise ScapError(f"{path}: missing; download {source} again, or copy the file there")
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != expected:
+            raise ScapError(f"{path}: damaged (MD5 {found}, not {expected}); delete it and download again")

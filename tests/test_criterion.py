@@ -1,0 +1,65 @@
+"""The public interface: a network of the user's own, scored, pruned, saved and loaded in a few lines."""
+
+import pytest
+import torch
+
+import scap
+from scap.activations import record_activations
+from scap.autoencoder import fidelities
+from scap.fitting import fit_autoencoder
+from scap.networks import build_network
+from scap.spectra import open_activations, spectra_of
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network("resnet20", width=0.25).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+SETTINGS = scap.AutoencoderSettings(bottleneck=2, epochs=2)
+
+
+def test_from_network_to_smaller_network(network, images, tmp_path):
+    table = scap.score_network(network, images, autoencoder=SETTINGS)
+    assert table["layer"].unique().tolist() == scap.prunable_layers(network, images[:1])
+    plan = scap.plan_at(table, 0.5)
+    smaller = scap.prune_network(network, plan, images[:1])
+    assert scap.count_operations(smaller, images[:1])["macs"] < scap.count_operations(network, images[:1])["macs"]
+    path = tmp_path / "smaller.safetensors"
+    scap.save_network(path, smaller, plan=plan, example_shape=images[:1].shape)
+    loaded = scap.load_network(path, build=lambda: build_network("resnet20", width=0.25))
+    with torch.no_grad():
+        assert torch.equal(loaded(images), smaller.eval()(images))
+
+
+def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
+    layer = "block2_1.conv1"  # stride 2: the output is resized
+    table = scap.score_network(network, images, layers=[layer], autoencoder=SETTINGS)
+    record_activations(network, images, [layer], tmp_path / "a", dtype=torch.float32)
+    spectra = spectra_of(*open_activations(tmp_path / "a", layer))
+    expected = fidelities(fit_autoencoder(spectra, SETTINGS, layer=layer), spectra, SETTINGS)
+    torch.testing.assert_close(torch.tensor(table["fidelity"]), expected, rtol=0, atol=2e-3)  # float16 caches
+
+
+def test_controls_need_no_images(network, images):
+    for method in ("l1", "random"):
+        table = scap.score_network(network, images, criterion=scap.CriterionSettings(method=method))
+        assert table["fidelity"].isna().all()
+        assert table["score"].between(0, 1).all()
+
+
+def test_law_6_same_table_bit_for_bit(network, images):
+    tables = [scap.score_network(network, images, autoencoder=SETTINGS) for _ in range(2)]
+    assert tables[0].equals(tables[1])
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        _ = scap.prune
+    assert set(scap.__all__) == {name for name in scap.__all__ if getattr(scap, name)}

@@ -1,0 +1,94 @@
+"""Checks of the configuration: one message that names the key and the way out, before any work."""
+
+from difflib import get_close_matches
+from itertools import product
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from scap.layers import PRUNABLE
+
+REFERENCES = {  # section -> key of its entries -> section that holds the name
+    "networks": {"dataset": "datasets"},
+    "autoencoders": {"calibration": "calibrations"},
+    "criteria": {"autoencoder": "autoencoders", "widths_of": "criteria"},
+}
+
+
+class ConfigurationError(ValueError):
+    """A mistake in the configuration."""
+
+
+def check_schema(config: dict, schema: dict) -> None:
+    """Raise ConfigurationError where `config` breaks the JSON schema."""
+    error = best_match(Draft202012Validator(schema).iter_errors(config))
+    if error is not None:
+        path = ".".join(str(part) for part in error.absolute_path) or "the top level"
+        raise ConfigurationError(f"config: {path}: {_explain(error)}")
+
+
+def _explain(error: ValidationError) -> str:
+    if error.validator != "additionalProperties":
+        what = error.schema.get("description", "")
+        return f"{error.message}. {what}".strip()
+    known = list(error.schema.get("properties", {}))
+    unknown = next(key for key in error.instance if key not in known)
+    close = get_close_matches(unknown, known, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"the keys are {', '.join(known)}"
+    return f"unknown key '{unknown}'; {hint}"
+
+
+def check_references(config: dict) -> None:
+    """Raise ConfigurationError where a name refers to nothing, or entries do not fit together."""
+    for section, keys in REFERENCES.items():
+        for (name, entry), (key, target) in product(config[section].items(), keys.items()):
+            if key in entry:
+                _known(entry[key], config[target], f"{section}.{name}.{key}", target)
+    for name, entry in config["datasets"].items():
+        if entry["source"] != "digits" and "root" not in entry:
+            raise ConfigurationError(f"config: datasets.{name}: 'root' is missing; name the folder of the official files")
+    for name, entry in config["criteria"].items():
+        _check_criterion(name, entry, config["criteria"])
+    for name, entry in config["networks"].items():
+        for layer in entry.get("layers", []):
+            _known(
+                layer,
+                PRUNABLE[entry["architecture"]],
+                f"networks.{name}.layers",
+                f"the layers of {entry['architecture']}",
+            )
+    for name, grids in config["comparisons"].items():
+        for index, grid in enumerate(grids):
+            _check_grid(f"comparisons.{name}.{index}", grid, config)
+    for name, comparisons in config["targets"].items():
+        for comparison in comparisons:
+            _known(comparison, config["comparisons"], f"targets.{name}", "comparisons")
+
+
+def _check_criterion(name: str, entry: dict, criteria: dict) -> None:
+    if entry["method"] == "scap" and "autoencoder" not in entry:
+        raise ConfigurationError(f"config: criteria.{name}: method scap needs 'autoencoder'; name an entry of autoencoders")
+    if entry["uniform"] and "widths_of" not in entry:
+        raise ConfigurationError(
+            f"config: criteria.{name}: 'uniform' needs 'widths_of'; name the criterion whose MACs it meets"
+        )
+    if "widths_of" in entry and "widths_of" in criteria[entry["widths_of"]]:
+        raise ConfigurationError(
+            f"config: criteria.{name}.widths_of: '{entry['widths_of']}' has its widths from another criterion; name that one"
+        )
+
+
+def _check_grid(path: str, grid: dict, config: dict) -> None:
+    for key in ("networks", "criteria"):
+        for name in grid[key]:
+            _known(name, config[key], f"{path}.{key}", key)
+    for network, track in product(grid["networks"], grid["tracks"]):
+        tracks = config["networks"][network]["finetuning"]
+        _known(track, tracks, f"{path}.tracks", f"networks.{network}.finetuning")
+
+
+def _known(name: str, names: dict | list, path: str, where: str) -> None:
+    if name not in names:
+        close = get_close_matches(name, list(names), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(names)}"
+        raise ConfigurationError(f"config: {path}: '{name}' is not in {where}; {hint}")

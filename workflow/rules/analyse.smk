@@ -1,0 +1,99 @@
+rule activations:
+    """Inputs X and outputs Y of every analysed convolution on the calibration images, in one pass."""
+    input:
+        baseline=f"{NETWORK}/baseline.safetensors",
+        data=dataset,
+        library=library("activations.py"),
+    output:
+        f"{CALIBRATION}/activations.safetensors",
+    log:
+        log_of(f"{CALIBRATION}/activations"),
+    benchmark:
+        benchmark_of(f"{CALIBRATION}/activations")
+    threads: 2
+    resources:
+        runtime=30,
+        mem_mb=4000,
+    params:
+        cfg=lambda wildcards: {
+            "architecture": architecture(wildcards.network),
+            "layers": layers(wildcards.network),
+            "calibration": section("calibrations", wildcards.calibration),
+        },
+    script:
+        "../scripts/activations.py"
+
+
+rule spectrum:
+    """The half-plane spectra of one layer's X and Y."""
+    input:
+        activations=f"{CALIBRATION}/activations.safetensors",
+        library=library("spectrum.py"),
+    output:
+        f"{CALIBRATION}/spectra/{{layer}}.safetensors",
+    log:
+        log_of(f"{CALIBRATION}/spectra/{{layer}}"),
+    benchmark:
+        benchmark_of(f"{CALIBRATION}/spectra/{{layer}}")
+    threads: 1
+    resources:
+        runtime=10,
+        mem_mb=2000,
+    params:
+        cfg=lambda wildcards: {"dtype": config["calibrations"][wildcards.calibration]["dtype"]},
+    script:
+        "../scripts/spectrum.py"
+
+
+def spectra(wildcards):
+    """What the autoencoder reads: spectra, or the activations themselves for `domain: space`."""
+    entry = config["autoencoders"][wildcards.autoencoder]
+    path = CALIBRATION.format(calibration=entry["calibration"], **wildcards)
+    return f"{path}/activations.safetensors" if entry["domain"] == "space" else f"{path}/spectra/{wildcards.layer}.safetensors"
+
+
+rule autoencoder:
+    """One layer's autoencoder, and the fidelity with which it reconstructs each output channel."""
+    input:
+        spectra=spectra,
+        library=library("autoencoder.py"),
+    output:
+        weights=f"{AUTOENCODER}/{{layer}}.safetensors",
+        fidelity=f"{AUTOENCODER}/{{layer}}.csv",
+    log:
+        log_of(f"{AUTOENCODER}/{{layer}}"),
+    benchmark:
+        benchmark_of(f"{AUTOENCODER}/{{layer}}")
+    threads: 1
+    resources:
+        runtime=120,
+        mem_mb=4000,
+    params:
+        cfg=lambda wildcards: section("autoencoders", wildcards.autoencoder, without=("calibration",)),
+    script:
+        "../scripts/autoencoder.py"
+
+
+rule scores:
+    """Importance of every channel: fidelity and filter norm, fused."""
+    input:
+        baseline=f"{NETWORK}/baseline.safetensors",
+        fidelities=lambda wildcards: autoencoders(wildcards.network, wildcards.seed, wildcards.criterion, "csv"),
+        library=library("scores.py"),
+    output:
+        f"{CRITERION}/scores.csv",
+    log:
+        log_of(f"{CRITERION}/scores"),
+    benchmark:
+        benchmark_of(f"{CRITERION}/scores")
+    threads: 1
+    resources:
+        runtime=5,
+        mem_mb=1000,
+    params:
+        cfg=lambda wildcards: {
+            "layers": layers(wildcards.network),
+            "criterion": section("criteria", wildcards.criterion, without=("autoencoder", "widths_of", "uniform")),
+        },
+    script:
+        "../scripts/scores.py"

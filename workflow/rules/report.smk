@@ -1,0 +1,96 @@
+rule table:
+    """One row a run, always the same columns; figures, notebooks and the README read it."""
+    input:
+        metrics=of_runs(f"{RUN}/metrics.json"),
+        baselines=of_runs(f"{NETWORK}/baseline.json"),
+        histories=of_runs(f"{RUN}/history.csv"),
+        library=library("runs_table.py"),
+    output:
+        "results/tables/{comparison}.csv",
+    log:
+        log_of("results/tables/{comparison}"),
+    benchmark:
+        benchmark_of("results/tables/{comparison}")
+    threads: 1
+    resources:
+        runtime=5,
+        mem_mb=1000,
+    params:
+        cfg=lambda wildcards: runs(wildcards.comparison),
+    script:
+        "../scripts/runs_table.py"
+
+
+rule method_table:
+    """One channel through the method: its field, spectrum and reconstruction."""
+    input:
+        activations=method_file(f"{CALIBRATION}/activations.safetensors"),
+        autoencoder=method_file(f"{AUTOENCODER}/{{layer}}.safetensors"),
+        fidelity=method_file(f"{AUTOENCODER}/{{layer}}.csv"),
+        library=library("method_table.py"),
+    output:
+        "results/tables/{comparison}.method.csv",
+    log:
+        log_of("results/tables/{comparison}.method"),
+    benchmark:
+        benchmark_of("results/tables/{comparison}.method")
+    threads: 1
+    resources:
+        runtime=5,
+        mem_mb=2000,
+    params:
+        cfg=lambda wildcards: method_settings(wildcards.comparison),
+    script:
+        "../scripts/method_table.py"
+
+
+def figure_tables(wildcards):
+    """The tables that a figure draws, by name."""
+    comparison = wildcards.comparison
+    first = runs(comparison)[0]
+    if wildcards.figure == "tradeoff":
+        return [f"results/tables/{comparison}.csv"]
+    if wildcards.figure == "method":
+        return [f"results/tables/{comparison}.method.csv"]
+    if wildcards.figure == "finetuning":
+        return [f"{RUN}/history.csv".format(**run) for run in drawn_runs(comparison)]
+    return [(f"{CRITERION}/scores.csv" if wildcards.figure == "fidelity" else f"{PRUNED}/channels.csv").format(**first)]
+
+
+def figure_settings(wildcards):
+    """What a figure says beside its tables: the threshold, and the labels of curves."""
+    first = runs(wildcards.comparison)[0]
+    if wildcards.figure == "fidelity":
+        return {"threshold": first["threshold"], "title": f"{first['network']}, {first['criterion']}"}
+    if wildcards.figure == "finetuning":
+        return {"labels": [f"{run['criterion']}, {run['track']}" for run in drawn_runs(wildcards.comparison)]}
+    return {}
+
+
+def drawn_runs(comparison):
+    """The runs whose curves are drawn: those that share network, seed and threshold with the first."""
+    keys = ("network", "seed", "threshold")
+    first = runs(comparison)[0]
+    return [run for run in runs(comparison) if all(run[key] == first[key] for key in keys)]
+
+
+rule figure:
+    """A figure, drawn from tables alone."""
+    input:
+        tables=figure_tables,
+        library=library("figure.py"),
+    output:
+        png="results/figures/{comparison}/{figure}.png",
+        pdf="results/figures/{comparison}/{figure}.pdf",
+    log:
+        log_of("results/figures/{comparison}/{figure}"),
+    benchmark:
+        benchmark_of("results/figures/{comparison}/{figure}")
+    threads: 1
+    resources:
+        runtime=5,
+        mem_mb=1000,
+    params:
+        cfg=figure_settings,
+    script:
+        "../scripts/figure.py"

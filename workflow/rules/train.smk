@@ -1,0 +1,107 @@
+def sources(wildcards):
+    """The official files of a data set, verified before any job; those that are missing are made by `download`."""
+    entry = config["datasets"][wildcards.dataset]
+    root = entry.get("root", "")
+    missing = missing_files(entry["source"], root)
+    if missing and not entry["download"]:
+        raise WorkflowError(
+            f"config: datasets.{wildcards.dataset}: {missing[0]} is missing; put the official files there, "
+            "set 'root' to their folder, or set 'download: true'"
+        )
+    if not missing:
+        try:
+            check_raw_files(entry["source"], root)
+        except ValueError as error:
+            raise WorkflowError(str(error))
+    return [f"{root}/{name}" for name in raw_files(entry["source"])]
+
+
+for name, entry in config["datasets"].items():
+    if entry["source"] != "digits" and entry["download"]:
+
+        rule:
+            name:
+                f"download_{name}"
+            output:
+                [f"{entry['root']}/{file}" for file in raw_files(entry["source"])],
+            log:
+                log_of(f"download/{name}"),
+            benchmark:
+                benchmark_of(f"download/{name}")
+            threads: 1
+            resources:
+                runtime=60,
+                mem_mb=1000,
+            params:
+                source=entry["source"],
+                root=entry["root"],
+            script:
+                "../scripts/download.py"
+
+
+rule data:
+    """One file per data set: uint8 images and labels, training and test."""
+    input:
+        sources=sources,
+        library=library("data.py"),
+    output:
+        "results/data/{dataset}.safetensors",
+    log:
+        log_of("results/data/{dataset}"),
+    benchmark:
+        benchmark_of("results/data/{dataset}")
+    threads: 1
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        cfg=lambda wildcards: section("datasets", wildcards.dataset, without=("download",)),
+    script:
+        "../scripts/data.py"
+
+
+rule baseline:
+    """The network to be pruned, trained from scratch; resumes from its last epoch."""
+    input:
+        data=dataset,
+        library=library("baseline.py"),
+    output:
+        model=f"{NETWORK}/baseline.safetensors",
+        history=f"{NETWORK}/baseline.history.csv",
+    log:
+        log_of(f"{NETWORK}/baseline"),
+    benchmark:
+        benchmark_of(f"{NETWORK}/baseline")
+    threads: workflow.cores or 1
+    resources:
+        runtime=600,
+        mem_mb=6000,
+    params:
+        cfg=lambda wildcards: {
+            "architecture": architecture(wildcards.network),
+            "training": config["networks"][wildcards.network]["baseline"],
+        },
+    script:
+        "../scripts/baseline.py"
+
+
+rule evaluate_baseline:
+    """Test accuracy, MACs and parameters of the baseline."""
+    input:
+        baseline=f"{NETWORK}/baseline.safetensors",
+        data=dataset,
+        library=library("evaluate.py"),
+    output:
+        f"{NETWORK}/baseline.json",
+    log:
+        log_of(f"{NETWORK}/evaluate_baseline"),
+    benchmark:
+        benchmark_of(f"{NETWORK}/evaluate_baseline")
+    threads: 1
+    resources:
+        runtime=30,
+        mem_mb=4000,
+    params:
+        cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
+    script:
+        "../scripts/evaluate.py"

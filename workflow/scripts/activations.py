@@ -1,0 +1,44 @@
+"""Record the activations of the analysed convolutions on the calibration images."""
+
+from pathlib import Path
+
+import torch
+from dataset import open_dataset
+from device import pick_device
+from job import Report, job
+
+from scap.activations import record_activations
+from scap.data import normalise
+from scap.errors import ScapError
+from scap.pruning import load_network
+
+
+def record(baseline: str, data: str, cfg: dict, seed: int, output: str, device: str, report: Report) -> None:
+    dataset, calibration = open_dataset(data, cfg["architecture"]), cfg["calibration"]
+    wanted, available = calibration["images"], len(dataset.train)
+    if wanted > available:
+        raise ScapError(f"calibrations: {wanted} images are wanted, but there are {available} training images; lower `images`")
+    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:wanted]
+    images = normalise(dataset.train.images[chosen], dataset.mean, dataset.std, device)
+    record_activations(
+        load_network(baseline).to(device),
+        images,
+        cfg["layers"],
+        Path(output),
+        outputs=calibration["outputs"],
+        dtype=getattr(torch, calibration["dtype"]),
+        report=report,
+    )
+
+
+if __name__ == "__main__":
+    with job(snakemake) as report:
+        record(
+            snakemake.input.baseline,
+            snakemake.input.data,
+            snakemake.params.cfg,
+            int(snakemake.wildcards.seed),
+            snakemake.output[0],
+            pick_device(snakemake.threads),
+            report,
+        )

@@ -1,0 +1,11 @@
+"""Download the official files of a data set, verified by MD5."""
+
+from pathlib import Path
+
+from job import job
+
+from scap.data import download
+
+if __name__ == "__main__":
+    with job(snakemake):
+        download(snakemake.params.source, Path(snakemake.params.root))

@@ -1,0 +1,31 @@
+"""Measure networks on the test images: top-1, MACs, parameters. The only step that sees the test images."""
+
+import json
+from pathlib import Path
+
+import torch
+from dataset import open_dataset
+from device import pick_device
+from job import job
+
+from scap.counting import count_operations
+from scap.pruning import load_network, read_metadata
+from scap.training import evaluate
+
+
+def measure(models: dict[str, str], data: str, cfg: dict, output: str, device: str) -> None:
+    dataset = open_dataset(data, cfg["architecture"])
+    metrics: dict[str, object] = {}
+    for name, path in models.items():
+        network = load_network(path)
+        counts = count_operations(network, torch.zeros(read_metadata(path)["example_shape"]))
+        top1 = evaluate(network.to(device), dataset.test, dataset.mean, dataset.std, device)
+        metrics[name] = {"top1": top1, **counts}
+    environment = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
+    Path(output).write_text(json.dumps(metrics | environment, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        models = {name: path for name, path in snakemake.input.items() if name not in ("data", "library")}
+        measure(models, snakemake.input.data, snakemake.params.cfg, snakemake.output[0], pick_device(snakemake.threads))

@@ -1,0 +1,56 @@
+"""Train the pruned network again, from its own weights or, as a control, from scratch."""
+
+from pathlib import Path
+
+from dataset import open_dataset
+from device import pick_device
+from job import Report, job
+from table import write_table
+
+from scap.pruning import load_network, read_metadata, save_network
+from scap.training import TrainingSettings, reset_network, train
+
+
+def finetune(
+    pruned: str,
+    data: str,
+    teacher: list[str],
+    cfg: dict,
+    seed: int,
+    model: str,
+    history: str,
+    device: str,
+    report: Report,
+) -> None:
+    dataset, settings = open_dataset(data, cfg["architecture"]), dict(cfg["training"])
+    network, metadata = load_network(pruned), read_metadata(pruned)
+    if settings.pop("start") == "scratch":
+        reset_network(network, seed)
+    resume = Path(f"{model}.resume")
+    rows = train(
+        network,
+        dataset,
+        TrainingSettings(**settings),
+        seed=seed,
+        device=device,
+        resume=resume,
+        teacher=load_network(teacher[0]) if teacher else None,
+        report=report,
+    )
+    write_table(history, rows)
+    save_network(model, network, **metadata)
+    resume.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    with job(snakemake) as report:
+        finetune(
+            snakemake.input.pruned,
+            snakemake.input.data,
+            list(snakemake.input.teacher),
+            snakemake.params.cfg,
+            int(snakemake.wildcards.seed),
+            *snakemake.output,
+            pick_device(snakemake.threads),
+            report,
+        )

@@ -1,0 +1,46 @@
+"""What every script shares: logging to the terminal and the job's log, threads, and one line for a user's error."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from scap.errors import ScapError
+
+LOG = logging.getLogger("scap")
+Report = Callable[[Mapping[str, float]], None]
+
+
+@contextmanager
+def job(snakemake: Any) -> Iterator[Report]:
+    """Run the body of a rule; yields a function that reports progress, at most a line every two seconds."""
+    name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+    handlers = [logging.StreamHandler(), logging.FileHandler(snakemake.log[0], mode="w")]
+    logging.basicConfig(level=logging.WARNING, format=f"[{name}] %(message)s", handlers=handlers, force=True)
+    LOG.setLevel(logging.INFO)
+    os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
+    start = time.monotonic()
+    try:
+        yield _reporter()
+    except ScapError as error:
+        LOG.error("error: %s", error)
+        sys.exit(1)
+    except Exception:
+        LOG.exception("failed")
+        sys.exit(1)
+    LOG.info("done in %.1f s", time.monotonic() - start)
+
+
+def _reporter(every: float = 2.0) -> Report:
+    last = time.monotonic()
+
+    def report(values: Mapping[str, float]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            LOG.info(", ".join(f"{key} {value:.4g}" for key, value in values.items()))
+
+    return report

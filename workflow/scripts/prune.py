@@ -1,0 +1,43 @@
+"""Choose the channels to keep and make the smaller network."""
+
+import pandas as pd
+import torch
+from job import job
+from table import write_table
+
+from scap.pruning import load_network, prune_network, read_metadata, save_network, uniform_widths
+from scap.scores import plan_at, plan_of_widths
+
+
+def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model: str, channels: str) -> None:
+    network, metadata = load_network(baseline), read_metadata(baseline)
+    example = torch.zeros(metadata["example_shape"])
+    own = pd.read_csv(scores)
+    plan = plan_at(pd.read_csv(width_scores[0]) if width_scores else own, cfg["threshold"], cfg["multiple"])
+    if width_scores:
+        widths = {layer: len(kept) for layer, kept in plan.items()}
+        if cfg["uniform"]:
+            widths = uniform_widths(network, plan, example)
+        plan = plan_of_widths(own, widths, cfg["multiple"])
+    pruned = prune_network(network, plan, example)
+    save_network(
+        model,
+        pruned,
+        architecture=metadata["architecture"],
+        arguments=metadata["arguments"],
+        plan=plan,
+        example_shape=metadata["example_shape"],
+    )
+    before = own.groupby("layer").size()
+    write_table(channels, ({"layer": layer, "before": before[layer], "after": len(kept)} for layer, kept in plan.items()))
+
+
+if __name__ == "__main__":
+    with job(snakemake):
+        prune(
+            snakemake.input.baseline,
+            snakemake.input.scores,
+            list(snakemake.input.width_scores),
+            snakemake.params.cfg,
+            *snakemake.output,
+        )
