@@ -24,12 +24,14 @@ def fit_autoencoder(
 ) -> Autoencoder:
     """Train, or for `kind: linear` compute, the autoencoder of one layer.
 
-    `layer` enters the seed, so that the order of layers does not matter. Raises ScapError where the loss is not finite.
+    `layer` enters the seed, so that the order of layers does not matter. On a GPU the layer's spectra are moved there once
+    and an epoch runs without waiting for the host. Raises ScapError where the loss is not finite.
     """
+    spectra = spectra.to(device)
     if settings.kind == "nonlinear" and settings.start == "random" and not settings.explained:
         network = random_autoencoder(spectra, settings, settings.bottleneck, layer)
     else:
-        basis, share = principal_subspace(spectra, settings, device=device, report=report)
+        basis, share = principal_subspace(spectra, settings, report=report)
         basis = basis[: _explaining(share, settings)]
         if settings.kind == "linear":
             return linear_autoencoder(basis)
@@ -51,10 +53,10 @@ def random_autoencoder(spectra: Spectra, settings: AutoencoderSettings, bottlene
 
 
 def principal_autoencoder(basis: Tensor, settings: AutoencoderSettings) -> Autoencoder:
-    """The best linear autoencoder as starting point of a nonlinear one with the same reconstruction, nearly or exactly.
+    """A nonlinear autoencoder that starts where the best linear one ends.
 
-    tanh: codes are halved, where it is nearly linear. ReLU passes one sign of a code: a start within its range of half the
-    directions, each with both signs, loses the other half; the directions of least energy are dropped.
+    tanh: it is nearly linear for codes halved. ReLU passes one sign of a code, so a direction needs two units, one for each
+    sign: the start spans the half of the directions that hold the most energy.
     """
     size = len(basis)
     if settings.activation == "relu":
@@ -72,20 +74,19 @@ def _generator(settings: AutoencoderSettings, layer: str, purpose: str) -> torch
 
 
 class Plateau:
-    """Says that a loss has settled: no new minimum lower by the share `tolerance` for `patience` epochs."""
+    """Counts how often a loss has settled: for `patience` epochs, no minimum lower by the share `tolerance`."""
 
     def __init__(self, tolerance: float, patience: int = 3) -> None:
         self.tolerance, self.patience = tolerance, patience
-        self.best, self.waited = math.inf, 0
-        self.at: list[float] = []
+        self.best, self.waited, self.count = math.inf, 0, 0
 
-    def __call__(self, loss: float) -> bool:
+    def reached(self, loss: float) -> bool:
+        """True in the epoch in which the loss has settled (again)."""
         improved = loss < self.best * (1 - self.tolerance)
         self.best, self.waited = min(self.best, loss), 0 if improved else self.waited + 1
         if self.waited < self.patience:
             return False
-        self.waited = 0
-        self.at.append(loss)
+        self.waited, self.count = 0, self.count + 1
         return True
 
 
@@ -111,19 +112,19 @@ def train_autoencoder(
     ]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     generator = _generator(settings, layer, "batches")
-    settled = Plateau(settings.tolerance)
+    plateau = Plateau(settings.tolerance)
     for epoch in range(settings.epochs):
-        order = torch.randperm(spectra.images, generator=generator)
+        order = torch.randperm(spectra.images, generator=generator).to(spectra.inputs.device)
         total = torch.zeros((), device=device)
         for images in order.split(settings.batch_size):
-            total += _step(network, optimiser, spectra.batch(images.sort().values, device), settings)
+            total += _step(network, optimiser, spectra.batch(images.sort().values), settings)
         mean = total.item() / (spectra.images * spectra.channels)
         if not math.isfinite(mean):
             raise ScapError(f"layer {layer}: the autoencoder's loss is {mean} in epoch {epoch}; lower its learning_rate")
         if report:
             report({"epoch": epoch + 1, "loss": mean})
-        if settled(mean):
-            if len(settled.at) == 3:
+        if plateau.reached(mean):
+            if plateau.count == 3:
                 break
             for group in optimiser.param_groups:
                 group["lr"] /= 4
@@ -145,7 +146,6 @@ def principal_subspace(
     spectra: Spectra,
     settings: AutoencoderSettings,
     *,
-    device: str = "cpu",
     iterations: int = 60,
     tolerance: float = 1e-6,
     report: Report | None = None,
@@ -158,7 +158,9 @@ def principal_subspace(
     shape = row_shape(spectra.inputs.shape[1], spectra.layout, settings.representation)
     size = min(math.prod(shape), 2 * settings.bottleneck + 8)
     generator = torch.Generator().manual_seed(0)
-    basis = _orthonormal(torch.randn(size, math.prod(shape), generator=generator, dtype=spectra.precision).to(device))
+    basis = _orthonormal(
+        torch.randn(size, math.prod(shape), generator=generator, dtype=spectra.precision).to(spectra.inputs.device)
+    )
     previous = basis.new_zeros(size)
     for iteration in range(iterations):
         moved = _second_moment(basis.unflatten(1, shape), spectra, settings).flatten(1)
@@ -177,7 +179,7 @@ def principal_subspace(
 
 def _second_moment(basis: Tensor, spectra: Spectra, settings: AutoencoderSettings) -> Tensor:
     basis = basis.detach().requires_grad_()
-    for batch in spectra.batches(settings.batch_size, basis.device):
+    for batch in spectra.batches(settings.batch_size):
         for block in blocks(batch, settings):
             (0.5 * block.project(basis).square().sum()).backward()
     assert basis.grad is not None

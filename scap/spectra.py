@@ -119,15 +119,18 @@ class Spectra:
         """Number of output channels K."""
         return self.outputs.shape[1]
 
-    def batch(self, images: slice | Tensor, device: str | torch.device = "cpu") -> "Spectra":
-        """The spectra of some images on a device, in float32 (float64 where they are stored so)."""
-        inputs, outputs = (t[images].to(device, self.precision) for t in (self.inputs, self.outputs))
-        return Spectra(inputs, outputs, self.layout)
+    def to(self, device: str | torch.device) -> "Spectra":
+        """The spectra on a device; on the one where they are, no copy: a memory map stays one."""
+        return Spectra(self.inputs.to(device), self.outputs.to(device), self.layout)
 
-    def batches(self, size: int, device: str | torch.device = "cpu") -> Iterator["Spectra"]:
+    def batch(self, images: slice | Tensor) -> "Spectra":
+        """The spectra of some images in `precision`."""
+        return Spectra(self.inputs[images].to(self.precision), self.outputs[images].to(self.precision), self.layout)
+
+    def batches(self, size: int) -> Iterator["Spectra"]:
         """All images in order, `size` at a time."""
         for start in range(0, self.images, size):
-            yield self.batch(slice(start, start + size), device)
+            yield self.batch(slice(start, start + size))
 
 
 def spectra_of(inputs: Tensor, outputs: Tensor, domain: str = "frequency") -> Spectra:

@@ -96,5 +96,5 @@ def test_wrong_settings_are_named(arguments, message):
 
 
 def test_a_threshold_outside_the_unit_interval_is_refused():
-    with pytest.raises(ScapError, match="threshold is 1.5"):
+    with pytest.raises(ScapError, match=r"threshold is 1\.5"):
         plan_at(table_of([[0.1, 0.2]]), 1.5)

@@ -63,7 +63,9 @@ def figure_settings(wildcards):
     if wildcards.figure == "fidelity":
         return {"threshold": first["threshold"], "title": f"{first['network']}, {first['criterion']}"}
     if wildcards.figure == "finetuning":
-        return {"labels": [f"{run['criterion']}, {run['track']}" for run in drawn_runs(wildcards.comparison)]}
+        drawn = drawn_runs(wildcards.comparison)
+        several = len({run["track"] for run in drawn}) > 1
+        return {"labels": [f"{run['criterion']}, {run['track']}" if several else run["criterion"] for run in drawn]}
     return {}
 
 

@@ -97,7 +97,7 @@ rule evaluate_baseline:
         log_of(f"{NETWORK}/evaluate_baseline"),
     benchmark:
         benchmark_of(f"{NETWORK}/evaluate_baseline")
-    threads: 1
+    threads: 2
     resources:
         runtime=30,
         mem_mb=4000,
