@@ -14,9 +14,6 @@ include: "workflow/rules/prune.smk"  # prune, finetune, evaluate
 include: "workflow/rules/report.smk"  # tables, figures
 
 
-container: "docker://python:3.11"
-
-
 rule all:
     input:
         target("all"),

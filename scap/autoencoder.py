@@ -1,4 +1,4 @@
-"""One low-capacity autoencoder per layer, shared by all its channels (docs/method.md, equations 5, 6 and 8)."""
+"""One low-capacity autoencoder per layer, shared by all its channels (docs/method.md, equations 6 and 9)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Block(Protocol):
     """A batch of pairs (image, output channel) that can be projected onto rows of an autoencoder."""
 
     def project(self, rows: Tensor) -> Tensor:
-        """Inner products of rows (R, channels, H·W) with the normalised spectra, (n, K, R)."""
+        """Inner products of rows (R, channels, H·W) with the normalised spectra, (R, n, K)."""
         ...
 
 
@@ -89,17 +89,18 @@ class Autoencoder(nn.Module):
         return self.rows[self.bottleneck :]
 
     def code(self, projections: Tensor) -> Tensor:
-        """(h, 1) from E·s: (…, d) -> (…, d + 1); the 1 carries the decoder's bias."""
-        hidden = ACTIVATIONS[self.activation](projections + self.bias)
-        return torch.cat([hidden, torch.ones_like(hidden[..., :1])], dim=-1)
+        """(h, 1) from E·s: (d, …) -> (d + 1, …); the 1 carries the decoder's bias."""
+        bias = self.bias.view(-1, *[1] * (projections.ndim - 1))
+        hidden = ACTIVATIONS[self.activation](projections + bias)
+        return torch.cat([hidden, torch.ones_like(hidden[:1])])
 
     def similarity(self, block: Block) -> tuple[Tensor, Tensor]:
-        """⟨s, ŝ⟩ and ‖ŝ‖² of all pairs of a block, without forming ŝ (equation 6)."""
-        projections = block.project(self.rows)
-        code = self.code(projections[..., : self.bottleneck])
-        inner = (projections[..., self.bottleneck :] * code).sum(-1)
-        flat = self.decoder.flatten(1)
-        return inner, ((code @ (flat @ flat.T)) * code).sum(-1)
+        """⟨s, ŝ⟩ and ‖ŝ‖² of all pairs of a block, (n, K) each, without forming ŝ (equation 6)."""
+        encoded, decoded = block.project(self.rows).split([self.bottleneck, self.bottleneck + 1])
+        code = self.code(encoded)
+        flat = self.rows.flatten(1)
+        gram = (flat @ flat.T)[self.bottleneck :, self.bottleneck :]  # sliced when small: a slice of the rows costs more
+        return (decoded * code).sum(0), (torch.tensordot(gram, code, 1) * code).sum(0)
 
 
 def losses(inner: Tensor, square: Tensor, loss: str) -> Tensor:

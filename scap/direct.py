@@ -93,5 +93,5 @@ def reconstruct(network: Autoencoder, inputs: Tensor, outputs: Tensor, settings:
     normalised = normalise(represent(spectra, settings.representation))
     layout = Layout(inputs.shape[2], inputs.shape[3], settings.domain)
     rows = whole_plane(network.rows, layout, settings.representation).flatten(1)
-    code = network.code(normalised.flatten(2) @ rows[: network.bottleneck].T)
-    return normalised, (code @ rows[network.bottleneck :]).view_as(normalised)
+    code = network.code(rows[: network.bottleneck] @ normalised.flatten(2).flatten(0, 1).T)
+    return normalised, (code.T @ rows[network.bottleneck :]).view_as(normalised)

@@ -1,4 +1,4 @@
-"""Exact projections of the normalised spectra s_nk without ever building the field (docs/method.md, equations 4 to 7).
+"""Exact projections of the normalised spectra s_nk without ever building the field (docs/method.md, equations 4, 5 and 7).
 
 A block holds a batch of images and gives, for every pair (image n, output channel k), the inner products of s_nk with
 rows of the autoencoder: everything that training and scoring need. `complex` and `power` are factorised: work that
@@ -6,6 +6,7 @@ depends on the image alone is done once per image, not once per pair. `scap.dire
 """
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class ComplexBlock:
 
     def __init__(self, spectra: Spectra) -> None:
         self.x, self.y = spectra.inputs, spectra.outputs
-        self.copies = self.x.shape[1] ** 0.5
+        self.copies = self.x.new_tensor(self.x.shape[1] ** 0.5)
 
     @cached_property
     def norm(self) -> Tensor:
@@ -45,10 +46,33 @@ class ComplexBlock:
         return energy.sqrt().clamp_min(EPSILON)
 
     def project(self, rows: Tensor) -> Tensor:
-        """⟨row, s_nk⟩ of rows (R, C + 1, H·W), (n, K, R): equation 5."""
-        per_image = self.x.flatten(1) @ rows[:, :-1].flatten(1).T
-        per_pair = self.y @ (self.copies * rows[:, -1]).T
-        return (per_image[:, None] + per_pair) / self.norm[..., None]
+        """⟨row, s_nk⟩ of rows (R, C + 1, H·W), (R, n, K): equation 5."""
+        per_image, per_pair = _SplitProduct.apply(rows.flatten(1), self.x.flatten(1), self.y.flatten(0, 1))
+        return torch.addcmul(per_image[:, :, None], per_pair.unflatten(1, self.norm.shape), self.copies) / self.norm
+
+
+class _SplitProduct(torch.autograd.Function):
+    """rows[:, :D]·xᵀ and rows[:, D:]·yᵀ for x (n, D), y (m, G); its backward writes the gradient of the rows in one piece.
+
+    Autograd would fill with zeros and add as many tensors of the rows' size as there are slices: half of an epoch's time.
+    """
+
+    @staticmethod
+    def forward(rows: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        size = x.shape[1]
+        return rows[:, :size] @ x.T, rows[:, size:] @ y.T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        x, y = ctx.saved_tensors
+        rows = x.new_empty(len(gradients[0]), x.shape[1] + y.shape[1])
+        torch.mm(gradients[0], x, out=rows[:, : x.shape[1]])
+        torch.mm(gradients[1], y, out=rows[:, x.shape[1] :])
+        return rows, None, None
 
 
 class PowerBlock:
@@ -78,14 +102,16 @@ class PowerBlock:
         return (even + 8 * odd[..., 0]).clamp_min(0).sqrt().clamp_min(EPSILON)
 
     def project(self, rows: Tensor) -> Tensor:
-        """⟨row, s_nk⟩ of rows (R, C, H·W), (n, K, R): equation 7."""
-        even, odd = rows[..., : self.frequencies] * self._weight(2**0.5), rows[..., self.frequencies :]
-        per_image = self.x_power.flatten(1) @ even.flatten(1).T
-        per_pair = self.y_power @ even.sum(1).T
+        """⟨row, s_nk⟩ of rows (R, C, H·W), (R, n, K): equation 7."""
+        even, odd = rows.split([self.frequencies, rows.shape[2] - self.frequencies], dim=2)
+        even = even * self._weight(2**0.5)
+        per_image = even.flatten(1) @ self.x_power.flatten(1).T
+        per_pair = even.sum(1) @ self.y_power.flatten(0, 1).T
         cross_re = torch.einsum("ncf,rcf->nrf", self.x_im, odd)
         cross_im = torch.einsum("ncf,rcf->nrf", self.x_re, odd)
         cross = _pairs(self.y_re, cross_re) - _pairs(self.y_im, cross_im)
-        return (per_image[:, None] + per_pair + 2 * 2**0.5 * cross) / self.norm[..., None]
+        same = per_image[:, :, None] + per_pair.unflatten(1, self.norm.shape)
+        return (same + 2 * 2**0.5 * cross.permute(2, 0, 1)) / self.norm
 
     def _weight(self, of_pairs: float) -> Tensor:
         weight = self.x_power.new_ones(self.frequencies)

@@ -110,7 +110,7 @@ def train_autoencoder(
         {"params": [network.rows], "lr": settings.learning_rate * scale},
         {"params": [network.bias], "lr": settings.learning_rate},
     ]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
     generator = _generator(settings, layer, "batches")
     plateau = Plateau(settings.tolerance)
     for epoch in range(settings.epochs):

@@ -29,8 +29,8 @@ class MagnitudeBlock:
         self.values = values / self.norm[..., None]
 
     def project(self, rows: Tensor) -> Tensor:
-        """⟨row, s_nk⟩ of rows (R, C, H·W), (n, K, R)."""
-        return self.values @ rows.flatten(1).T
+        """⟨row, s_nk⟩ of rows (R, C, H·W), (R, n, K)."""
+        return (rows.flatten(1) @ self.values.flatten(0, 1).T).unflatten(1, self.norm.shape)
 
 
 def magnitude_blocks(spectra: Spectra, representation: str, workspace: int) -> Iterator[MagnitudeBlock]:

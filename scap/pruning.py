@@ -179,13 +179,13 @@ def save_network(
     shape = None if example_shape is None else list(example_shape)
     values = (architecture, arguments or {}, plan, shape, extra or {})
     try:
-        metadata = {field: json.dumps(value) for field, value in zip(FIELDS, values, strict=True)}
+        metadata = json.dumps(dict(zip(FIELDS, values, strict=True)))
     except TypeError as error:
         raise ScapError(f"{path}: arguments and extra must hold what JSON can hold ({error})") from error
     state = network.state_dict().items()
     weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state}
     temporary = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
-    save_file(weights, temporary, {"format": FORMAT, **metadata})
+    save_file(weights, temporary, {FORMAT: metadata})  # one key: several are written in random order
     os.replace(temporary, path)
 
 
@@ -226,10 +226,11 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """`architecture`, `arguments`, `plan`, `example_shape` and `extra` of a file by save_network."""
     with _opened(path) as file:
         metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         raise ScapError(f"{path}: is no network saved by SCAP (its format is not {FORMAT!r})")
     try:
-        return {field: json.loads(metadata[field]) for field in FIELDS}
+        fields = json.loads(metadata[FORMAT])
+        return {field: fields[field] for field in FIELDS}
     except (KeyError, json.JSONDecodeError) as error:
         raise ScapError(f"{path}: the file is damaged ({error!r}); make it again") from error
 

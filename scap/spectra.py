@@ -125,12 +125,16 @@ class Spectra:
 
     def batch(self, images: slice | Tensor) -> "Spectra":
         """The spectra of some images in `precision`."""
-        return Spectra(self.inputs[images].to(self.precision), self.outputs[images].to(self.precision), self.layout)
+        return Spectra(_take(self.inputs, images, self.precision), _take(self.outputs, images, self.precision), self.layout)
 
     def batches(self, size: int) -> Iterator["Spectra"]:
         """All images in order, `size` at a time."""
         for start in range(0, self.images, size):
             yield self.batch(slice(start, start + size))
+
+
+def _take(tensor: Tensor, images: slice | Tensor, dtype: torch.dtype) -> Tensor:
+    return (tensor[images] if isinstance(images, slice) else tensor.index_select(0, images)).to(dtype)
 
 
 def spectra_of(inputs: Tensor, outputs: Tensor, domain: str = "frequency") -> Spectra:

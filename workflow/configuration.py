@@ -28,6 +28,8 @@ def check_schema(config: dict, schema: dict) -> None:
 
 
 def _explain(error: ValidationError) -> str:
+    if error.validator == "pattern":
+        return f"'{error.instance}' cannot be a name; use lower-case letters, digits and single hyphens, a letter first"
     if error.validator != "additionalProperties":
         what = error.schema.get("description", "")
         return f"{error.message}. {what}".strip()
@@ -60,6 +62,10 @@ def check_references(config: dict) -> None:
     for name, grids in config["comparisons"].items():
         for index, grid in enumerate(grids):
             _check_grid(f"comparisons.{name}.{index}", grid, config)
+        if not any(config["criteria"][criterion]["method"] == "scap" for grid in grids for criterion in grid["criteria"]):
+            raise ConfigurationError(
+                f"config: comparisons.{name}: the figure 'method' needs a criterion of method scap; add one"
+            )
     for name, comparisons in config["targets"].items():
         for comparison in comparisons:
             _known(comparison, config["comparisons"], f"targets.{name}", "comparisons")

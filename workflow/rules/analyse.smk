@@ -45,13 +45,6 @@ rule spectrum:
         "../scripts/spectrum.py"
 
 
-def spectra(wildcards):
-    """What the autoencoder reads: spectra, or the activations themselves for `domain: space`."""
-    entry = config["autoencoders"][wildcards.autoencoder]
-    path = CALIBRATION.format(calibration=entry["calibration"], **wildcards)
-    return f"{path}/activations.safetensors" if entry["domain"] == "space" else f"{path}/spectra/{wildcards.layer}.safetensors"
-
-
 rule autoencoder:
     """One layer's autoencoder, and the fidelity with which it reconstructs each output channel."""
     input:

@@ -30,6 +30,9 @@ RUN = f"{PRUNED}/{{track}}"
 FIGURES = ["tradeoff", "finetuning", "method", "fidelity", "channels"]
 
 
+container: "docker://python:3.11"  # before the rules, which inherit it
+
+
 wildcard_constraints:
     dataset="|".join(config["datasets"]),
     network="|".join(config["networks"]),
@@ -39,7 +42,7 @@ wildcard_constraints:
     criterion="|".join(config["criteria"]),
     comparison="|".join(config["comparisons"]),
     figure="|".join(FIGURES),
-    threshold=r"0(\.\d+)?|1(\.0+)?",
+    threshold=r"0(\.\d+)?|1(\.0+)?|\d(\.\d+)?e-\d+",  # as Python writes a number in [0, 1]
     track=r"[a-z0-9-]+",
     layer=r"[\w.]+",
 
@@ -79,9 +82,10 @@ def library(script):
     found, queue = set(), [BASE / "workflow/scripts" / script]
     while queue:
         for node in ast.walk(ast.parse(queue.pop().read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in filter(None, names):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            if isinstance(node, ast.ImportFrom):  # a name may be a module too: from scap import figures
+                names = [node.module] + [f"{node.module}.{name}" for name in names]
+            for name in names:
                 path = BASE / f"{name.replace('.', '/')}.py" if "." in name else BASE / f"workflow/scripts/{name}.py"
                 if path.exists() and path not in found:
                     found.add(path)
@@ -111,19 +115,12 @@ def of_runs(pattern):
     return lambda wildcards: [pattern.format(**run) for run in runs(wildcards.comparison)]
 
 
-def of_first(pattern):
-    """Input function: a file pattern for the run of the comparison that is drawn in detail."""
-    return lambda wildcards: pattern.format(**runs(wildcards.comparison)[0])
-
-
 def method_run(comparison):
-    """The first run whose criterion is SCAP itself, with a layer in the middle of the network, as wildcards."""
-    scap = [run for run in runs(comparison) if config["criteria"][run["criterion"]]["method"] == "scap"]
-    if not scap:
-        raise WorkflowError(f"config: comparisons.{comparison}: no criterion of method scap; the figure 'method' needs one")
-    entry = config["criteria"][scap[0]["criterion"]]["autoencoder"]
-    names = layers(scap[0]["network"])
-    return scap[0] | {
+    """The first run whose criterion is SCAP itself, with a layer a quarter into the network, as wildcards."""
+    run = next(run for run in runs(comparison) if config["criteria"][run["criterion"]]["method"] == "scap")
+    entry = config["criteria"][run["criterion"]]["autoencoder"]
+    names = layers(run["network"])
+    return run | {
         "autoencoder": entry,
         "calibration": config["autoencoders"][entry]["calibration"],
         "layer": names[len(names) // 4],
@@ -150,6 +147,78 @@ def autoencoders(network, seed, criterion, suffix):
     return [f"{path}/{layer}.{suffix}" for layer in layers(network)]
 
 
+def sources(wildcards):
+    """The official files of a data set, verified before any job; those that are missing are made by `download`."""
+    entry = config["datasets"][wildcards.dataset]
+    root = entry.get("root", "")
+    missing = missing_files(entry["source"], root)
+    if missing and not entry["download"]:
+        raise WorkflowError(
+            f"config: datasets.{wildcards.dataset}: {missing[0]} is missing; put the official files there, "
+            "set 'root' to their folder, or set 'download: true'"
+        )
+    if not missing:
+        try:
+            check_raw_files(entry["source"], root)
+        except ValueError as error:
+            raise WorkflowError(str(error))
+    return [f"{root}/{name}" for name in raw_files(entry["source"])]
+
+
+def spectra(wildcards):
+    """What the autoencoder reads: spectra, or the activations themselves for `domain: space`."""
+    entry = config["autoencoders"][wildcards.autoencoder]
+    path = CALIBRATION.format(calibration=entry["calibration"], **wildcards)
+    return f"{path}/activations.safetensors" if entry["domain"] == "space" else f"{path}/spectra/{wildcards.layer}.safetensors"
+
+
+def width_scores(wildcards):
+    """The score table that decides how many channels a layer keeps, where it is not the criterion's own."""
+    other = config["criteria"][wildcards.criterion].get("widths_of")
+    return [f"{NETWORK}/{other}/scores.csv".format(**wildcards)] if other else []
+
+
+def finetuning(wildcards):
+    return config["networks"][wildcards.network]["finetuning"][wildcards.track]
+
+
+def teacher(wildcards):
+    """The baseline, where the track distils from it."""
+    return [f"{NETWORK}/baseline.safetensors".format(**wildcards)] if finetuning(wildcards)["distillation"] else []
+
+
+def drawn_runs(comparison):
+    """The runs whose curves are drawn: those that share network, seed and threshold with the first."""
+    keys = ("network", "seed", "threshold")
+    first = runs(comparison)[0]
+    return [run for run in runs(comparison) if all(run[key] == first[key] for key in keys)]
+
+
+def figure_tables(wildcards):
+    """The tables that a figure draws, by name."""
+    comparison = wildcards.comparison
+    first = runs(comparison)[0]
+    if wildcards.figure == "tradeoff":
+        return [f"results/tables/{comparison}.csv"]
+    if wildcards.figure == "method":
+        return [f"results/tables/{comparison}.method.csv"]
+    if wildcards.figure == "finetuning":
+        return [f"{RUN}/history.csv".format(**run) for run in drawn_runs(comparison)]
+    return [(f"{CRITERION}/scores.csv" if wildcards.figure == "fidelity" else f"{PRUNED}/channels.csv").format(**first)]
+
+
+def figure_settings(wildcards):
+    """What a figure says beside its tables: the threshold, and the labels of curves."""
+    first = runs(wildcards.comparison)[0]
+    if wildcards.figure == "fidelity":
+        return {"threshold": first["threshold"], "title": f"{first['network']}, {first['criterion']}"}
+    if wildcards.figure == "finetuning":
+        drawn = drawn_runs(wildcards.comparison)
+        several = len({run["track"] for run in drawn}) > 1
+        return {"labels": [f"{run['criterion']}, {run['track']}" if several else run["criterion"] for run in drawn]}
+    return {}
+
+
 def target(name):
     """Every artifact of the target's comparisons; activations and spectra are caches and may be deleted."""
     files = []
@@ -157,8 +226,11 @@ def target(name):
         files += expand(f"results/figures/{comparison}/{{figure}}.{{suffix}}", figure=FIGURES, suffix=["png", "pdf"])
         files.append(f"results/tables/{comparison}.csv")
         for run in runs(comparison):
-            files += [pattern.format(**run) for pattern in (f"{PRUNED}/pruned.safetensors", f"{RUN}/finetuned.safetensors")]
-            files.append(f"{CRITERION}/scores.csv".format(**run))
-            files += autoencoders(run["network"], run["seed"], run["criterion"], "safetensors")
-            files.append(f"{NETWORK}/baseline.safetensors".format(**run))
+            kept = ["baseline.safetensors", "baseline.history.csv", "baseline.json"]
+            patterns = [f"{NETWORK}/{name}" for name in kept] + [f"{CRITERION}/scores.csv"]
+            patterns += [f"{PRUNED}/{name}" for name in ("pruned.safetensors", "channels.csv")]
+            patterns += [f"{RUN}/{name}" for name in ("finetuned.safetensors", "history.csv", "metrics.json")]
+            files += [pattern.format(**run) for pattern in patterns]
+            for suffix in ("safetensors", "csv"):
+                files += autoencoders(run["network"], run["seed"], run["criterion"], suffix)
     return list(dict.fromkeys(files))

@@ -1,18 +1,3 @@
-def width_scores(wildcards):
-    """The score table that decides how many channels a layer keeps, where it is not the criterion's own."""
-    other = config["criteria"][wildcards.criterion].get("widths_of")
-    return [f"{NETWORK}/{other}/scores.csv".format(**wildcards)] if other else []
-
-
-def finetuning(wildcards):
-    return config["networks"][wildcards.network]["finetuning"][wildcards.track]
-
-
-def teacher(wildcards):
-    """The baseline, where the track distils from it."""
-    return [f"{NETWORK}/baseline.safetensors".format(**wildcards)] if finetuning(wildcards)["distillation"] else []
-
-
 rule prune:
     """The smaller network: channels whose score is at least the threshold."""
     input:

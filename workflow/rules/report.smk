@@ -44,38 +44,6 @@ rule method_table:
         "../scripts/method_table.py"
 
 
-def figure_tables(wildcards):
-    """The tables that a figure draws, by name."""
-    comparison = wildcards.comparison
-    first = runs(comparison)[0]
-    if wildcards.figure == "tradeoff":
-        return [f"results/tables/{comparison}.csv"]
-    if wildcards.figure == "method":
-        return [f"results/tables/{comparison}.method.csv"]
-    if wildcards.figure == "finetuning":
-        return [f"{RUN}/history.csv".format(**run) for run in drawn_runs(comparison)]
-    return [(f"{CRITERION}/scores.csv" if wildcards.figure == "fidelity" else f"{PRUNED}/channels.csv").format(**first)]
-
-
-def figure_settings(wildcards):
-    """What a figure says beside its tables: the threshold, and the labels of curves."""
-    first = runs(wildcards.comparison)[0]
-    if wildcards.figure == "fidelity":
-        return {"threshold": first["threshold"], "title": f"{first['network']}, {first['criterion']}"}
-    if wildcards.figure == "finetuning":
-        drawn = drawn_runs(wildcards.comparison)
-        several = len({run["track"] for run in drawn}) > 1
-        return {"labels": [f"{run['criterion']}, {run['track']}" if several else run["criterion"] for run in drawn]}
-    return {}
-
-
-def drawn_runs(comparison):
-    """The runs whose curves are drawn: those that share network, seed and threshold with the first."""
-    keys = ("network", "seed", "threshold")
-    first = runs(comparison)[0]
-    return [run for run in runs(comparison) if all(run[key] == first[key] for key in keys)]
-
-
 rule figure:
     """A figure, drawn from tables alone."""
     input:

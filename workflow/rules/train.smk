@@ -1,29 +1,13 @@
-def sources(wildcards):
-    """The official files of a data set, verified before any job; those that are missing are made by `download`."""
-    entry = config["datasets"][wildcards.dataset]
-    root = entry.get("root", "")
-    missing = missing_files(entry["source"], root)
-    if missing and not entry["download"]:
-        raise WorkflowError(
-            f"config: datasets.{wildcards.dataset}: {missing[0]} is missing; put the official files there, "
-            "set 'root' to their folder, or set 'download: true'"
-        )
-    if not missing:
-        try:
-            check_raw_files(entry["source"], root)
-        except ValueError as error:
-            raise WorkflowError(str(error))
-    return [f"{root}/{name}" for name in raw_files(entry["source"])]
-
-
+# Only what is missing is an output: Snakemake deletes the outputs of a rule before it runs it, and these may be a user's files.
 for name, entry in config["datasets"].items():
-    if entry["source"] != "digits" and entry["download"]:
+    missing = missing_files(entry["source"], entry.get("root", ""))
+    if missing and entry["download"]:
 
         rule:
             name:
                 f"download_{name}"
             output:
-                [f"{entry['root']}/{file}" for file in raw_files(entry["source"])],
+                [str(path) for path in missing],
             log:
                 log_of(f"download/{name}"),
             benchmark:
@@ -34,7 +18,7 @@ for name, entry in config["datasets"].items():
                 mem_mb=1000,
             params:
                 source=entry["source"],
-                root=entry["root"],
+                root=lambda _, entry=entry: entry["root"],
             script:
                 "../scripts/download.py"
 

@@ -1,0 +1,107 @@
+"""How time and memory grow with the channels C = K and with the images N, at fixed 4x4 maps: fitted exponents.
+
+Factorised: one training epoch and the scoring of all pairs, on spectra cached in float16 and memory-mapped; its peak holds
+the spectra that it read. Direct: one forward and backward of two images. Exponents are least squares on logarithms, over
+all sizes and over the upper half of them, where fixed costs weigh less.
+"""
+
+import argparse
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Case, open_synthetic_spectra, prepare_step, settings_of, untrained, write_synthetic_spectra
+from benchmarks.common import Row, parse, peak_memory, repeats_for, say, seconds, write_table
+from scap.autoencoder import AutoencoderSettings, fidelities
+from scap.fitting import train_autoencoder
+
+DIRECT_IMAGES, LIMIT = 2, 600 * 2**20
+
+
+def prepare_scoring(path: Path, case: Case, settings: AutoencoderSettings) -> Callable[[], Any]:
+    """One epoch and the scoring of a spectra file, ready to run."""
+    network, spectra = untrained(case, settings), open_synthetic_spectra(path)
+
+    def run() -> None:
+        train_autoencoder(network, spectra, settings)
+        fidelities(network, spectra, settings)
+
+    return run
+
+
+def factorised(case: Case, images: int, settings: AutoencoderSettings) -> Row:
+    """Time and memory of an epoch and the scoring."""
+    say(f"factorised: C = K = {case.inputs}, N = {images}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spectra.safetensors"
+        write_synthetic_spectra(path, case, images)
+        cached = path.stat().st_size
+        run = prepare_scoring(path, case, settings)
+        time = seconds({"run": run}, repeats_for(run))["run"]
+        peak = peak_memory(prepare_scoring, path, case, settings)
+    return row("factorised", case, images, time, peak) | {
+        "cached spectra MB": cached / 1e6,
+        "workspace MB": max(peak - cached, 0) / 1e6,
+    }
+
+
+def direct(case: Case, settings: AutoencoderSettings) -> Row:
+    """Time and memory of a direct forward and backward."""
+    say(f"direct: C = K = {case.inputs}")
+    arguments = ("direct", case, DIRECT_IMAGES, case.outputs, settings)
+    time = seconds({"run": prepare_step(*arguments)}, repeats=3)["run"]
+    nothing = {"cached spectra MB": math.nan, "workspace MB": math.nan}
+    return row("direct", case, DIRECT_IMAGES, time, peak_memory(prepare_step, *arguments)) | nothing
+
+
+def row(evaluation: str, case: Case, images: int, time: float, peak: int) -> Row:
+    """The columns that both have."""
+    return {"evaluation": evaluation, "C = K": case.inputs, "N": images, "s": time, "peak MB": peak / 1e6}
+
+
+def exponent(rows: list[Row], of: str, over: str) -> float:
+    """Slope of log(of) against log(over), least squares; NaN where fewer than two sizes could be measured."""
+    points = [(math.log(r[over]), math.log(r[of])) for r in rows if r[of] > 0]
+    if len(points) < 2:
+        return math.nan
+    mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
+    covariance = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return covariance / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def exponents(evaluation: str, rows: list[Row], over: str) -> list[Row]:
+    """Exponents of time and memory over all sizes and over the upper half."""
+    parts = {"all sizes": rows, "upper half": rows[len(rows) // 2 - (len(rows) < 4) :]}
+    return [
+        {"evaluation": evaluation, "over": over, "sizes": f"{part[0][over]} … {part[-1][over]} ({name})"}
+        | {f"exponent of {of}": exponent(part, of, over) for of in ("s", "peak MB")}
+        for name, part in parts.items()
+        if len(part) > 1
+    ]
+
+
+def main(options: argparse.Namespace) -> None:
+    """Both sweeps of the factorised evaluation, and the direct one as far as it fits."""
+    sizes, counts, images, channels = [64, 128, 256, 512, 1024, 2048], [32, 64, 128, 256, 512], 128, 512
+    if options.quick:
+        sizes, counts, images, channels = [8, 16, 32], [32, 64], 16, 16
+    table, fitted = [], []
+    for representation in ("complex",) if options.quick else ("complex", "power"):
+        settings = replace(settings_of(options, representation), epochs=1)
+        by_channels = [factorised(Case("", size, size, 4), images, settings) for size in sizes]
+        by_images = [factorised(Case("", channels, channels, 4), count, settings) for count in counts]
+        fitting = [case for size in sizes if (case := Case("", size, size, 4)).field(DIRECT_IMAGES) <= LIMIT]
+        built = [direct(case, settings) for case in fitting]
+        table += [{"representation": representation} | r for r in by_channels + by_images + built]
+        found = exponents("factorised", by_channels, "C = K") + exponents("factorised", by_images, "N")
+        fitted += [{"representation": representation} | r for r in found + exponents("direct", built, "C = K")]
+    note = f"4x4 maps; factorised: one epoch and the scoring; direct: one forward and backward of {DIRECT_IMAGES} images"
+    write_table("growth", table, options, note)
+    write_table("growth_exponents", fitted, options, note)
+
+
+if __name__ == "__main__":
+    main(parse(__doc__))

@@ -1,0 +1,130 @@
+"""What the precision of the cached spectra changes: fidelities, ranks and decisions, against float32.
+
+float16 is what the workflow writes (activations and spectra). bfloat16 rounds float32 spectra. As a scale: the same float32
+spectra with another seed of the autoencoder, which changes the order of the batches only.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import settings_of
+from benchmarks.common import Row, calibration, parse, say, write_table
+from scap.activations import conv_layers, record_activations
+from scap.autoencoder import AutoencoderSettings, fidelities
+from scap.fitting import fit_autoencoder
+from scap.pruning import prunable_layers
+from scap.scores import CriterionSettings, Values, filter_norms, importance
+from scap.spectra import Spectra, open_spectra, write_spectra
+
+THRESHOLD = 0.6
+VARIANTS = (("complex", "nonlinear"), ("complex", "linear"), ("power", "nonlinear"))
+
+
+def ranks(values: Values) -> Values:
+    """Rank of each value, from 0."""
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(float)
+
+
+def spearman(values: Values, reference: Values) -> float:
+    """Rank correlation."""
+    return float(np.corrcoef(ranks(values), ranks(reference))[0, 1])
+
+
+def record(network: nn.Module, images: Tensor, layers: list[str], folder: Path) -> dict[str, Path]:
+    """Activation files in both precisions."""
+    paths = {}
+    for dtype in ("float32", "float16"):
+        paths[dtype] = folder / f"{dtype}.safetensors"
+        record_activations(network, images, layers, paths[dtype], dtype=getattr(torch, dtype))
+    return paths
+
+
+def caches(paths: dict[str, Path], layer: str, folder: Path) -> dict[str, Spectra]:
+    """A layer's spectra in the three precisions."""
+    found = {}
+    for dtype, activations in paths.items():
+        path = folder / f"spectra-{dtype}.safetensors"
+        write_spectra(activations, layer, path, dtype=getattr(torch, dtype))
+        found[dtype] = open_spectra(path, layer)
+    full = found["float32"]
+    found["bfloat16"] = Spectra(full.inputs.bfloat16(), full.outputs.bfloat16(), full.layout)
+    return found
+
+
+def fidelity(spectra: Spectra, settings: AutoencoderSettings, layer: str) -> Values:
+    """Fitted and scored."""
+    return fidelities(fit_autoencoder(spectra, settings, layer=layer), spectra, settings).numpy()
+
+
+def compared(changed: Values, reference: Values, norms: Values) -> Row:
+    """How two fidelities of one layer differ."""
+    kept = [importance(f, norms, CriterionSettings()) >= THRESHOLD for f in (changed, reference)]
+    return {
+        "largest change of fidelity": float(np.abs(changed - reference).max()),
+        "spread of fidelity": float(np.ptp(reference)),
+        "rank correlation": spearman(changed, reference),
+        "largest change of rank": int(np.abs(ranks(changed) - ranks(reference)).max()),
+        "channels": len(norms),
+        "decisions changed %": 100 * float((kept[0] != kept[1]).mean()),
+    }
+
+
+def rows_of(spectra: dict[str, Spectra], settings: AutoencoderSettings, layer: str, norms: Values) -> Iterator[Row]:
+    """One layer and one kind of autoencoder: each cache, and another seed, against float32."""
+    reference = fidelity(spectra["float32"], settings, layer)
+    first = {"representation": settings.representation, "autoencoder": settings.kind, "layer": layer}
+    for cache in ("float16", "bfloat16"):
+        yield first | {"changed": cache} | compared(fidelity(spectra[cache], settings, layer), reference, norms)
+    if settings.kind == "nonlinear":
+        other = fidelity(spectra["float32"], replace(settings, seed=1), layer)
+        yield first | {"changed": "seed"} | compared(other, reference, norms)
+
+
+def summary(rows: list[Row]) -> list[Row]:
+    """Over all layers: the worst of each, and the share of all channels with another decision."""
+    found: dict[tuple, list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["representation"], row["autoencoder"], row["changed"]), []).append(row)
+    table = []
+    for (representation, kind, changed), part in found.items():
+        channels = sum(r["channels"] for r in part)
+        table.append(
+            {
+                "representation": representation,
+                "autoencoder": kind,
+                "changed": changed,
+                "largest change of fidelity": max(r["largest change of fidelity"] for r in part),
+                "lowest rank correlation": min(r["rank correlation"] for r in part),
+                "decisions changed %": sum(r["decisions changed %"] * r["channels"] for r in part) / channels,
+            }
+        )
+    return table
+
+
+def main(options: argparse.Namespace) -> None:
+    """All layers, all variants."""
+    network, images, _, what = calibration(options)
+    layers, rows = prunable_layers(network, images[:1]), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = record(network, images, layers, folder)
+        for layer in layers:
+            say(layer)
+            spectra = caches(paths, layer, folder)
+            norms = filter_norms(conv_layers(network)[layer].weight.detach().numpy())
+            for variant in VARIANTS:
+                rows += rows_of(spectra, settings_of(options, *variant), layer, norms)
+    note = f"{what}; against float32 caches; decisions at a threshold of {THRESHOLD}"
+    write_table("precision", summary(rows), options, note)
+    write_table("precision_layers", rows, options, note)
+
+
+if __name__ == "__main__":
+    main(parse(__doc__))

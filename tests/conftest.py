@@ -1,0 +1,170 @@
+"""Copies of the workflow in temporary folders, run by the real snakemake on a tiny experiment."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "config/config.yaml"
+# One thread a job: so small a network gains nothing from more, and results do not depend on the machine's cores.
+MACHINE = ("--cores", "2", "--set-threads", "baseline=1")
+TINY = """
+datasets:
+  digits: {source: digits}
+networks:
+  tiny:
+    architecture: vgg16
+    width: 0.0625
+    dataset: digits
+    layers: [conv1_1, conv2_2, conv5_3]
+    train_images: 512
+    holdout: 64
+    baseline: {epochs: 8, batch_size: 64, learning_rate: 0.05, ema: 0.9, crop: 2}
+    finetuning:
+      short: {epochs: 1, batch_size: 64, learning_rate: 0.05}
+calibrations:
+  few: {images: 32}
+autoencoders:
+  first: {calibration: few, bottleneck: 2, epochs: 3}
+  second: {calibration: few, bottleneck: 3, epochs: 3}
+criteria:
+  scap: {method: scap, autoencoder: first, alpha: 0.75}
+  scap-second: {method: scap, autoencoder: second}
+  l1: {method: l1, widths_of: scap}
+  uniform: {method: l1, widths_of: scap, uniform: true}
+comparisons:
+  quick:
+    - {networks: [tiny], seeds: [0], criteria: [scap, scap-second, l1, uniform], thresholds: [0.5], tracks: [short]}
+targets:
+  all: [quick]
+  token: [quick]
+  paper: [quick]
+  ablations: [quick]
+"""
+# Notes, when a job ends, which of the project's files it has imported.
+HOOK = """
+import atexit, json, os, pathlib, sys
+
+def note():
+    job = getattr(sys.modules["__main__"], "snakemake", None)
+    if hasattr(job, "rule"):
+        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        note = {"rule": job.rule, "files": [file for file in files if file]}
+        pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
+
+atexit.register(note)
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as snakemake announces it."""
+
+    rule: str
+    inputs: list[str]
+    wildcards: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other jobs of its rule, in the tiny experiment."""
+        return "/".join(self.wildcards[key] for key in ("autoencoder", "layer", "criterion", "figure") if key in self.wildcards)
+
+
+def jobs(output: str) -> list[Job]:
+    """The jobs that a run or a dry run of snakemake printed."""
+    found = []
+    for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", output, re.MULTILINE):
+        fields = dict(line.strip().split(": ", 1) for line in block.splitlines())
+        wildcards = dict(part.split("=", 1) for part in fields.get("wildcards", "").split(", ") if part)
+        found.append(Job(rule, fields.get("input", "").split(", "), wildcards))
+    return found
+
+
+class Project:
+    """A copy of the project with a configuration of its own."""
+
+    def __init__(self, folder: Path, config: str | None) -> None:
+        self.folder = folder.resolve()
+        for name in ("workflow", "config", "scap", "profiles"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "Snakefile", folder)
+        if config is not None:
+            (folder / CONFIG).write_text(config)
+        (folder / "notes").mkdir()
+        (folder / "hook").mkdir()
+        (folder / "hook/sitecustomize.py").write_text(HOOK)
+
+    def __truediv__(self, path: str) -> Path:
+        return self.folder / path
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start snakemake, in a process group of its own."""
+        paths = {"PYTHONPATH": str(self / "hook"), "NOTES": str(self / "notes")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *arguments, *MACHINE],
+            cwd=self.folder,
+            env=environment | paths,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def snakemake(self, *arguments: str, succeeds: bool = True) -> str:
+        """What snakemake printed, after it ended as expected."""
+        process = self.start(*arguments)
+        output = process.communicate()[0]
+        assert (process.returncode == 0) == succeeds, output
+        return output
+
+    def plan(self, *targets: str) -> dict[str, set[str]]:
+        """The jobs of a dry run, those of each rule by name; without the target itself."""
+        planned = defaultdict(set)
+        for job in jobs(self.snakemake("--dry-run", *targets)):
+            if job.wildcards or job.rule != (targets or ("all",))[0]:
+                planned[job.rule].add(job.name)
+        return dict(planned)
+
+    @contextmanager
+    def edited(self, path: str, old: str, new: str) -> Iterator[None]:
+        """Replace `old` by `new` in a file, for a while."""
+        text = (self / path).read_text()
+        assert text.count(old) == 1
+        (self / path).write_text(text.replace(old, new))
+        try:
+            yield
+        finally:
+            (self / path).write_text(text)
+
+
+@pytest.fixture(scope="session")
+def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
+    """Makes a copy of the project, with the tiny experiment or (None) with the configuration as it is."""
+
+    def make(config: str | None = TINY) -> Project:
+        return Project(tmp_path_factory.mktemp("project"), config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(new_project: Callable[..., Project]) -> tuple[Project, list[Job]]:
+    """A project whose tiny experiment was run from data to figures, and the jobs that ran."""
+    project = new_project()
+    return project, jobs(project.snakemake())
+
+
+@pytest.fixture(scope="session")
+def project(finished: tuple[Project, list[Job]]) -> Project:
+    """A project whose tiny experiment was run from data to figures."""
+    return finished[0]

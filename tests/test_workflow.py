@@ -1,0 +1,121 @@
+"""The workflow on a tiny experiment: a change reruns what follows from it, and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "config/config.yaml"
+NETWORK = "results/tiny/seed0"
+LAYERS = {"conv1_1", "conv2_2", "conv5_3"}
+CRITERIA = {"scap", "scap-second", "l1", "uniform"}
+NOTHING = "Nothing to be done"
+
+
+def from_pruning(criteria: set[str], figures: set[str]) -> dict[str, set[str]]:
+    """The jobs from prune to the figures."""
+    return {**dict.fromkeys(("prune", "finetune", "evaluate"), criteria), "table": {""}, "figure": figures}
+
+
+def test_all_artifacts_are_made(project):
+    """Also that the parts of the config reach the steps: three layers, eight epochs, four runs."""
+    fidelities = {path.stem for path in (project / f"{NETWORK}/autoencoders/second").glob("*.csv")}
+    assert fidelities == LAYERS
+    assert len((project / f"{NETWORK}/baseline.history.csv").read_text().splitlines()) == 1 + 8
+    header, *rows = (project / "results/tables/quick.csv").read_text().splitlines()
+    assert header.startswith("network,seed,criterion,threshold,track,")
+    assert [row.split(",")[2] for row in rows] == ["scap", "scap-second", "l1", "uniform"]
+    figures = {path.name for path in (project / "results/figures/quick").iterdir()}
+    names = ("tradeoff", "finetuning", "method", "fidelity", "channels")
+    assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")}
+
+
+def test_a_second_run_has_nothing_to_do(project):
+    assert NOTHING in project.snakemake()
+
+
+def test_a_job_depends_on_the_modules_that_it_loads(finished):
+    """`library` reads import statements; the jobs noted what they imported in truth, also lazily."""
+    project, ran = finished
+    declared, loaded = {}, defaultdict(set)
+    for job in ran:
+        declared[job.rule] = {name for name in job.inputs if name.startswith(("scap/", "workflow/"))}
+    for note in map(json.loads, map(Path.read_text, (project / "notes").iterdir())):
+        files = [Path(file).resolve() for file in note["files"]]
+        names = {str(file.relative_to(project.folder)) for file in files if file.is_relative_to(project.folder)}
+        # scap/__init__.py computes nothing; the script itself is watched by snakemake, and runs from a copy.
+        loaded[note["rule"]] |= {name for name in names if name.startswith(("scap/", "workflow/"))} - {"scap/__init__.py"}
+    del declared["all"]
+    assert len(declared) == 13
+    assert dict(loaded) == declared
+
+
+def test_another_threshold_prunes_and_finetunes_anew(project):
+    with project.edited(CONFIG, "thresholds: [0.5]", "thresholds: [0.4]"):
+        assert project.plan() == from_pruning(CRITERIA, {"tradeoff", "finetuning", "fidelity", "channels"})
+
+
+def test_another_alpha_scores_anew(project):
+    """And so do the controls that take their widths from this criterion, but not the other one."""
+    with project.edited(CONFIG, "alpha: 0.75", "alpha: 0.5"):
+        figures = {"tradeoff", "finetuning", "fidelity", "channels"}
+        assert project.plan() == {"scores": {"scap"}, **from_pruning(CRITERIA - {"scap-second"}, figures)}
+
+
+def test_another_bottleneck_makes_its_autoencoders_anew(project):
+    with project.edited(CONFIG, "bottleneck: 3", "bottleneck: 4"):
+        autoencoders = {f"second/{layer}" for layer in LAYERS}
+        after = from_pruning({"scap-second"}, {"tradeoff", "finetuning"})
+        assert project.plan() == {"autoencoder": autoencoders, "scores": {"scap-second"}, **after}
+
+
+def test_another_training_makes_all_but_the_data_anew(project):
+    with project.edited(CONFIG, "epochs: 8", "epochs: 9"):
+        plan = project.plan()
+    assert set(plan) >= {"baseline", "evaluate_baseline", "activations", "scores", "figure"}
+    assert "data" not in plan
+
+
+def test_an_edited_module_reruns_what_it_computes(project):
+    text = (project / "scap/spectra.py").read_text()
+    with project.edited("scap/spectra.py", text, text + "# edited\n"):
+        assert project.plan() == {
+            "spectrum": LAYERS,
+            "autoencoder": {f"{name}/{layer}" for name in ("first", "second") for layer in LAYERS},
+            "scores": {"scap", "scap-second"},
+            "method_table": {""},
+            **from_pruning(CRITERIA, {"tradeoff", "finetuning", "method", "fidelity", "channels"}),
+        }
+
+
+def test_a_touched_module_reruns_nothing(project):
+    for path in (project / "scap").glob("*.py"):
+        os.utime(path)
+    assert NOTHING in project.snakemake()
+
+
+def test_a_deleted_autoencoder_is_made_again_alone(project):
+    weights, scores = (project / f"{NETWORK}/{name}" for name in ("autoencoders/first/conv2_2.safetensors", "scap/scores.csv"))
+    before = weights.read_bytes(), scores.read_bytes()
+    weights.unlink()
+    figures = {"tradeoff", "finetuning", "fidelity", "channels"}
+    after = from_pruning(CRITERIA - {"scap-second"}, figures)
+    assert project.plan() == {"autoencoder": {"first/conv2_2"}, "scores": {"scap"}, **after}
+    project.snakemake(str(weights.relative_to(project.folder)))
+    assert (weights.read_bytes(), scores.read_bytes()) == before
+    assert NOTHING in project.snakemake()  # the remade files equal the old ones, so nothing follows
+
+
+def test_snakemake_finds_the_workflow_in_good_condition(new_project):
+    assert "in a good condition" in new_project(None).snakemake("--lint")
+
+
+@pytest.mark.parametrize("command", ["ruff check", "ruff format --check", "mypy", "snakefmt --check Snakefile workflow"])
+def test_style(command):
+    result = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
