@@ -1,7 +1,7 @@
 """Spectral Complex Autoencoder Pruning: finds redundant output channels of convolutional networks.
 
-    table = scap.score_network(network, images)          # calibration images, normalised as in training
-    plan = scap.plan_at(table, threshold=0.6)             # channels kept per layer
+    table = scap.score_network(network, images)  # calibration images, normalised as in training
+    plan = scap.plan_at(table, threshold=0.6)  # channels kept per layer
     smaller = scap.prune_network(network, plan, images[:1])
     scap.save_network("smaller.safetensors", smaller, plan=plan, example_shape=images[:1].shape)
 

@@ -95,7 +95,8 @@ def test_damaged_files_are_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ScapError, match=r"network\.safetensors: the file is damaged"):
             load_network(path, build=Joined)
-    path.write_bytes(whole.replace(b'"plan":"null"', b'"plan":"nul["'))
+    assert b'plan\\": null' in whole
+    path.write_bytes(whole.replace(b'plan\\": null', b'plan\\": nul['))
     with pytest.raises(ScapError, match=r"network\.safetensors: the file is damaged"):
         load_network(path, build=Joined)
     save_file(Joined().state_dict(), path)
