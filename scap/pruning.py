@@ -60,13 +60,17 @@ def prune_network(network: nn.Module, plan: Plan, example: Tensor) -> nn.Module:
     return pruned
 
 
-def uniform_widths(network: nn.Module, plan: Plan, example: Tensor) -> dict[str, int]:
-    """Channels per layer of `plan` when all keep the same share: the largest that needs no more MACs than the plan."""
+def uniform_widths(network: nn.Module, plan: Plan, example: Tensor, multiple: int = 1) -> dict[str, int]:
+    """Channels per layer of `plan` when all keep the same share: the largest that needs no more MACs than the plan.
+
+    Widths are rounded down to a `multiple`, at least one of it, at most the whole layer.
+    """
     budget = count_operations(prune_network(network, plan, example), example)["macs"]
     totals = {layer: conv.out_channels for layer, conv in conv_layers(network).items() if layer in plan}
 
     def widths(share: float) -> dict[str, int]:
-        return {layer: max(1, int(share * total)) for layer, total in totals.items()}
+        rounded = {layer: int(share * total) // multiple * multiple for layer, total in totals.items()}
+        return {layer: min(total, max(multiple, rounded[layer])) for layer, total in totals.items()}
 
     low, high = 0.0, 1.0
     for _ in range(10):  # to a thousandth of the width

@@ -17,7 +17,7 @@ def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model:
     if width_scores:
         widths = {layer: len(kept) for layer, kept in plan.items()}
         if cfg["uniform"]:
-            widths = uniform_widths(network, plan, example)
+            widths = uniform_widths(network, plan, example, cfg["multiple"])
         plan = plan_of_widths(own, widths, cfg["multiple"])
     pruned = prune_network(network, plan, example)
     save_network(
