@@ -31,8 +31,8 @@ def score_network(
     """The score table of a network: one row a channel, `layer`, `channel`, `fidelity`, `magnitude`, `score`.
 
     `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
-    paths of convolutions, all that can be pruned by default. Activations and spectra go through a temporary folder, one
-    layer's at a time. Raises ScapError for a layer that does not exist or cannot be recorded.
+    paths of convolutions, all that can be pruned by default. The activations of all layers and the spectra of one at a time
+    go through a temporary folder. Raises ScapError for a layer that does not exist or cannot be recorded.
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
     names = list(layers) if layers is not None else prunable_layers(network, images[:1])

@@ -37,7 +37,7 @@ class ComplexBlock:
 
     def __init__(self, spectra: Spectra) -> None:
         self.x, self.y = spectra.inputs, spectra.outputs
-        self.copies = self.x.new_tensor(self.x.shape[1] ** 0.5)
+        self.copies = self.x.new_full((), self.x.shape[1] ** 0.5)
 
     @cached_property
     def norm(self) -> Tensor:
@@ -54,7 +54,7 @@ class ComplexBlock:
 class _SplitProduct(torch.autograd.Function):
     """rows[:, :D]·xᵀ and rows[:, D:]·yᵀ for x (n, D), y (m, G); its backward writes the gradient of the rows in one piece.
 
-    Autograd would fill with zeros and add as many tensors of the rows' size as there are slices: half of an epoch's time.
+    For slices, autograd would fill a tensor of the rows' size with zeros for each and add them up.
     """
 
     @staticmethod
