@@ -5,6 +5,7 @@ rows of the autoencoder: everything that training and scoring need. `complex` an
 depends on the image alone is done once per image, not once per pair. `scap.direct` is the same interface built directly.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -18,13 +19,14 @@ EPSILON = 1e-12  # of a norm: a field that is exactly zero gives s = 0 instead o
 
 def balance_parts(spectra: Spectra) -> Spectra:
     """Both parts at unit RMS: X per image, Y per image and output channel (a silent channel stays silent)."""
-    inputs = spectra.inputs / _rms(spectra.inputs, (1, 2))
-    outputs = spectra.outputs / _rms(spectra.outputs, (2,))
-    return Spectra(inputs, outputs, spectra.layout)
+    size = spectra.layout.size
+    inputs = spectra.inputs / _rms(spectra.inputs, (1, 2), spectra.input_channels * size)
+    outputs = spectra.outputs / _rms(spectra.outputs, (2,), size)
+    return replace(spectra, inputs=inputs, outputs=outputs)
 
 
-def _rms(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    mean_square = values.square().mean(dims, keepdim=True)
+def _rms(values: Tensor, dims: tuple[int, ...], count: int) -> Tensor:
+    mean_square = values.square().sum(dims, keepdim=True) / count
     return torch.where(mean_square > 0, mean_square, 1).sqrt()
 
 
@@ -37,7 +39,7 @@ class ComplexBlock:
 
     def __init__(self, spectra: Spectra) -> None:
         self.x, self.y = spectra.inputs, spectra.outputs
-        self.copies = self.x.new_full((), self.x.shape[1] ** 0.5)
+        self.copies = self.x.new_full((), spectra.input_channels**0.5)
 
     @cached_property
     def norm(self) -> Tensor:
@@ -87,7 +89,13 @@ class PowerBlock:
         self.real, self.frequencies = layout.real, layout.frequencies
         self.x_power, self.x_re, self.x_im = _power_parts(spectra.inputs, layout)
         self.y_power, self.y_re, self.y_im = _power_parts(spectra.outputs, layout)
+        self.y_odd = spectra.outputs[..., self.real :]  # √2·(Re Ŷ, Im Ŷ)
         self.copies = spectra.inputs.shape[1]
+
+    @cached_property
+    def x_odd(self) -> Tensor:
+        """(Im X̂, −Re X̂) by frequency, (f, 2·n, C): a batched product wants each frequency's matrix in one piece."""
+        return torch.cat([self.x_im, -self.x_re]).permute(2, 0, 1).contiguous()
 
     @cached_property
     def norm(self) -> Tensor:
@@ -107,11 +115,10 @@ class PowerBlock:
         even = even * self._weight(2**0.5)
         per_image = even.flatten(1) @ self.x_power.flatten(1).T
         per_pair = even.sum(1) @ self.y_power.flatten(0, 1).T
-        cross_re = torch.einsum("ncf,rcf->nrf", self.x_im, odd)
-        cross_im = torch.einsum("ncf,rcf->nrf", self.x_re, odd)
-        cross = _pairs(self.y_re, cross_re) - _pairs(self.y_im, cross_im)
+        cross = (self.x_odd @ odd.permute(2, 1, 0).contiguous()).unflatten(1, (2, -1))  # (f, 2, n, R)
+        cross = self.y_odd @ cross.permute(2, 1, 0, 3).flatten(1, 2)
         same = per_image[:, :, None] + per_pair.unflatten(1, self.norm.shape)
-        return (same + 2 * 2**0.5 * cross.permute(2, 0, 1)) / self.norm
+        return (same + 2 * cross.permute(2, 0, 1)) / self.norm
 
     def _weight(self, of_pairs: float) -> Tensor:
         weight = self.x_power.new_ones(self.frequencies)

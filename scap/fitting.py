@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scap.autoencoder import Autoencoder, AutoencoderSettings, blocks, losses, row_shape
 from scap.errors import ScapError
+from scap.span import span_of, worthwhile
 from scap.spectra import Spectra
 
 Report = Callable[[dict[str, float]], None]
@@ -28,6 +29,15 @@ def fit_autoencoder(
     and an epoch runs without waiting for the host. Raises ScapError where the loss is not finite.
     """
     spectra = spectra.to(device)
+    in_span = settings.kind == "linear" or settings.start == "principal"  # a random start has parts outside of it
+    if settings.representation != "complex" or not in_span or not worthwhile(spectra):
+        return _fit(spectra, settings, layer, report)
+    span = span_of(spectra)
+    fitted = _fit(span.spectra, settings, layer, report)
+    return Autoencoder(span.expand(fitted.rows.detach()), fitted.bias.detach(), fitted.activation)
+
+
+def _fit(spectra: Spectra, settings: AutoencoderSettings, layer: str, report: Report | None) -> Autoencoder:
     if settings.kind == "nonlinear" and settings.start == "random" and not settings.explained:
         network = random_autoencoder(spectra, settings, settings.bottleneck, layer)
     else:
@@ -39,7 +49,7 @@ def fit_autoencoder(
             network = random_autoencoder(spectra, settings, len(basis), layer)
         else:
             network = principal_autoencoder(basis, settings)
-    return train_autoencoder(network.to(device), spectra, settings, layer=layer, report=report)
+    return train_autoencoder(network.to(spectra.inputs.device), spectra, settings, layer=layer, report=report)
 
 
 def random_autoencoder(spectra: Spectra, settings: AutoencoderSettings, bottleneck: int, layer: str) -> Autoencoder:

@@ -4,6 +4,7 @@ The same interface as the blocks of scap.factorised. A block builds the spectra 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def magnitude_blocks(spectra: Spectra, representation: str, workspace: int) -> I
     step = max(1, workspace // pair)
     for n in range(spectra.images):
         for k in range(0, spectra.channels, step):
-            part = Spectra(spectra.inputs[n : n + 1], spectra.outputs[n : n + 1, k : k + step], spectra.layout)
+            part = replace(spectra, inputs=spectra.inputs[n : n + 1], outputs=spectra.outputs[n : n + 1, k : k + step])
             yield MagnitudeBlock(part, representation)
 
 

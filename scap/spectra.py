@@ -9,7 +9,7 @@ In the control `domain: space` the coordinates are the pixels, all of them "self
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -90,11 +90,15 @@ def resize(outputs: Tensor, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Spectra:
-    """A layer's cached spectra: `inputs` (N, C, H·W) and `outputs` (N, K, H·W) in the coordinates of `layout`."""
+    """A layer's cached spectra: `inputs` (N, C, H·W) and `outputs` (N, K, H·W) in the coordinates of `layout`.
+
+    `copies` is C, where `inputs` are in other coordinates than those of C channels (scap.span).
+    """
 
     inputs: Tensor
     outputs: Tensor
     layout: Layout
+    copies: int = 0
 
     def __post_init__(self) -> None:
         n, size = self.inputs.shape[0], self.inputs.shape[-1]
@@ -110,6 +114,11 @@ class Spectra:
         return self.inputs.shape[0]
 
     @property
+    def input_channels(self) -> int:
+        """Number of input channels C."""
+        return self.copies or self.inputs.shape[1]
+
+    @property
     def precision(self) -> torch.dtype:
         """The precision of the arithmetic: float32, or float64 where the spectra are stored so."""
         return torch.promote_types(self.inputs.dtype, torch.float32)
@@ -121,11 +130,12 @@ class Spectra:
 
     def to(self, device: str | torch.device) -> "Spectra":
         """The spectra on a device; on the one where they are, no copy: a memory map stays one."""
-        return Spectra(self.inputs.to(device), self.outputs.to(device), self.layout)
+        return replace(self, inputs=self.inputs.to(device), outputs=self.outputs.to(device))
 
     def batch(self, images: slice | Tensor) -> "Spectra":
         """The spectra of some images in `precision`."""
-        return Spectra(_take(self.inputs, images, self.precision), _take(self.outputs, images, self.precision), self.layout)
+        inputs, outputs = (_take(part, images, self.precision) for part in (self.inputs, self.outputs))
+        return replace(self, inputs=inputs, outputs=outputs)
 
     def batches(self, size: int) -> Iterator["Spectra"]:
         """All images in order, `size` at a time."""
