@@ -1,12 +1,14 @@
 """How far one training epoch is from what the machine allows, per layer of VGG16, and where the rest goes.
 
-The floor is the larger of two times. Bytes that must move: the cached spectra in float16 once, and per step the
-parameters, their gradient and Adam's two moments (four read, three written), over the bandwidth of a large copy (read
-and write both counted). Multiplications: the projections of both parts, forward and for the gradient of the rows, and
-the similarities, over the rate of a large float32 matrix product. Both rates are measured in the same run.
+The epoch is that of the workflow: outputs as cached, inputs in their span (docs/method.md, section 4.4). The floor is the
+larger of two times. Bytes that must move: these spectra once, and per step the parameters, their gradient and Adam's two
+moments (four read, three written), over the bandwidth of a large copy (read and write both counted). Multiplications: the
+projections of both parts, forward and for the gradient of the rows, and the similarities, over the rate of a large float32
+matrix product. Both rates are measured in the same run.
 """
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -21,14 +23,14 @@ from benchmarks.cases import (
     Case,
     open_synthetic_spectra,
     settings_of,
-    untrained,
     vgg16_cases,
     write_synthetic_spectra,
 )
 from benchmarks.common import Row, parse, say, seconds, write_table
-from scap.autoencoder import AutoencoderSettings, row_shape
-from scap.fitting import train_autoencoder
-from scap.spectra import Layout, Spectra
+from scap.autoencoder import Autoencoder, AutoencoderSettings, row_shape
+from scap.fitting import random_autoencoder, train_autoencoder
+from scap.span import span_of, worthwhile
+from scap.spectra import Spectra
 
 PROFILED = ("conv1_2", "conv5_1, conv5_2, conv5_3")
 ADAM_PASSES = 7  # reads of weight, gradient and both moments; writes of weight and both moments
@@ -47,39 +49,44 @@ def matmul_rate(size: int) -> float:
     return size**3 / seconds({"matmul": lambda: torch.matmul(matrix, matrix, out=product)}, repeats=7)["matmul"]
 
 
-def bytes_per_epoch(case: Case, images: int, settings: AutoencoderSettings) -> int:
+def bytes_per_epoch(spectra: Spectra, settings: AutoencoderSettings) -> int:
     """What must move between memory and processor."""
-    steps = -(-images // settings.batch_size)
-    return images * (case.inputs + case.outputs) * case.side**2 * 2 + steps * ADAM_PASSES * 4 * parameters(case, settings)
+    steps = -(-spectra.images // settings.batch_size)
+    cached = sum(part.numel() * part.element_size() for part in (spectra.inputs, spectra.outputs))
+    weights = (2 * settings.bottleneck + 1) * math.prod(shape_of(spectra, settings))
+    return cached + steps * ADAM_PASSES * 4 * weights
 
 
-def parameters(case: Case, settings: AutoencoderSettings) -> int:
-    """Weights of the layer's autoencoder, without the d biases."""
-    channels, size = row_shape(case.inputs, Layout(case.side, case.side), settings.representation)
-    return (2 * settings.bottleneck + 1) * channels * size
-
-
-def multiplications_per_epoch(case: Case, images: int, settings: AutoencoderSettings) -> int:
+def multiplications_per_epoch(spectra: Spectra, settings: AutoencoderSettings) -> int:
     """Of the `complex` representation (equations 4 to 6), forward and backward."""
-    rows, size, code = 2 * settings.bottleneck + 1, case.side**2, settings.bottleneck + 1
-    projections = images * (case.inputs + case.outputs) * size * rows
-    norms = images * (case.inputs + case.outputs) * size
-    similarities = images * case.outputs * (rows + code * code)
-    gram = -(-images // settings.batch_size) * code * code * (case.inputs + 1) * size
-    return 2 * projections + norms + 3 * (similarities + gram)
+    rows, code = 2 * settings.bottleneck + 1, settings.bottleneck + 1
+    numbers = spectra.inputs.numel() + spectra.outputs.numel()
+    similarities = spectra.images * spectra.channels * (rows + code * code)
+    gram = -(-spectra.images // settings.batch_size) * code * code * math.prod(shape_of(spectra, settings))
+    return 2 * numbers * rows + numbers + 3 * (similarities + gram)
 
 
-def epoch_seconds(case: Case, spectra: Spectra, settings: AutoencoderSettings) -> float:
+def shape_of(spectra: Spectra, settings: AutoencoderSettings) -> tuple[int, int]:
+    """Shape of one row of the autoencoder."""
+    return row_shape(spectra.inputs.shape[1], spectra.layout, settings.representation)
+
+
+def fresh(spectra: Spectra, settings: AutoencoderSettings) -> Autoencoder:
+    """A random autoencoder for these spectra."""
+    return random_autoencoder(spectra, settings, settings.bottleneck, "")
+
+
+def epoch_seconds(spectra: Spectra, settings: AutoencoderSettings) -> float:
     """Median time between the ends of two epochs."""
     ends: list[float] = []
     settings = replace(settings, epochs=6, tolerance=0.0)
-    train_autoencoder(untrained(case, settings), spectra, settings, report=lambda state: ends.append(time.perf_counter()))
+    train_autoencoder(fresh(spectra, settings), spectra, settings, report=lambda state: ends.append(time.perf_counter()))
     return statistics.median(later - earlier for earlier, later in pairwise(ends))
 
 
 def profiled(case: Case, spectra: Spectra, settings: AutoencoderSettings, most: int = 14) -> list[Row]:
     """Operations by the time they take themselves, of two epochs after a first one."""
-    network = untrained(case, settings)
+    network = fresh(spectra, settings)
     train_autoencoder(network, spectra, replace(settings, epochs=1))
     with profile(activities=[ProfilerActivity.CPU]) as run:
         train_autoencoder(network, spectra, replace(settings, epochs=2))
@@ -92,9 +99,9 @@ def profiled(case: Case, spectra: Spectra, settings: AutoencoderSettings, most: 
     ]
 
 
-def floor_of(case: Case, images: int, settings: AutoencoderSettings, bandwidth: float, rate: float, epoch: float) -> Row:
+def floor_of(case: Case, spectra: Spectra, settings: AutoencoderSettings, bandwidth: float, rate: float, epoch: float) -> Row:
     """One row: the two bounds, the epoch, and its ratio to the larger bound."""
-    moved, multiplied = bytes_per_epoch(case, images, settings), multiplications_per_epoch(case, images, settings)
+    moved, multiplied = bytes_per_epoch(spectra, settings), multiplications_per_epoch(spectra, settings)
     bounds = {"memory": moved / bandwidth, "arithmetic": multiplied / rate}
     larger = max(bounds, key=lambda name: bounds[name])
     return {
@@ -119,9 +126,10 @@ def main(options: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "spectra.safetensors"
             write_synthetic_spectra(path, case, options.images)
-            spectra = open_synthetic_spectra(path)
-            epoch = epoch_seconds(case, spectra, settings)
-            floors.append(floor_of(case, options.images, settings, bandwidth, rate, epoch))
+            cached = open_synthetic_spectra(path)
+            spectra = span_of(cached).spectra if worthwhile(cached) else cached
+            epoch = epoch_seconds(spectra, settings)
+            floors.append(floor_of(case, spectra, settings, bandwidth, rate, epoch))
             if case.layer in PROFILED:
                 profiles += profiled(case, spectra, settings)
     note = f"{options.images} images, complex, tanh bottleneck 8, batches of {settings.batch_size}"

@@ -1,8 +1,9 @@
 """How time and memory grow with the channels C = K and with the images N, at fixed 4x4 maps: fitted exponents.
 
 Factorised: one training epoch and the scoring of all pairs, on spectra cached in float16 and memory-mapped; its peak holds
-the spectra that it read. Direct: one forward and backward of two images. Exponents are least squares on logarithms, over
-all sizes and over the upper half of them, where fixed costs weigh less.
+the spectra that it read. In the span: the basis of the inputs' span, ten epochs in it, the rows written out again, and the
+scoring, as the workflow does it for `complex`. Direct: one forward and backward of two images. Exponents are least squares
+on logarithms, over all sizes and over the upper half of them, where fixed costs weigh less.
 """
 
 import argparse
@@ -15,10 +16,12 @@ from typing import Any
 
 from benchmarks.cases import Case, open_synthetic_spectra, prepare_step, settings_of, untrained, write_synthetic_spectra
 from benchmarks.common import Row, parse, peak_memory, repeats_for, say, seconds, write_table
-from scap.autoencoder import AutoencoderSettings, fidelities
-from scap.fitting import train_autoencoder
+from scap.autoencoder import Autoencoder, AutoencoderSettings, fidelities
+from scap.fitting import random_autoencoder, train_autoencoder
+from scap.span import span_of
 
 DIRECT_IMAGES, LIMIT = 2, 600 * 2**20
+SPAN_EPOCHS = 10
 
 
 def prepare_scoring(path: Path, case: Case, settings: AutoencoderSettings) -> Callable[[], Any]:
@@ -32,17 +35,33 @@ def prepare_scoring(path: Path, case: Case, settings: AutoencoderSettings) -> Ca
     return run
 
 
-def factorised(case: Case, images: int, settings: AutoencoderSettings) -> Row:
-    """Time and memory of an epoch and the scoring."""
-    say(f"factorised: C = K = {case.inputs}, N = {images}")
+def prepare_span(path: Path, case: Case, settings: AutoencoderSettings) -> Callable[[], Any]:
+    """The span, some epochs in it and the scoring of a spectra file, ready to run."""
+    settings, spectra = replace(settings, epochs=SPAN_EPOCHS, tolerance=0.0), open_synthetic_spectra(path)
+
+    def run() -> None:
+        span = span_of(spectra)
+        network = random_autoencoder(span.spectra, settings, settings.bottleneck, "")
+        rows = span.expand(train_autoencoder(network, span.spectra, settings).rows.detach())
+        fidelities(Autoencoder(rows, network.bias.detach(), settings.activation), spectra, settings)
+
+    return run
+
+
+PREPARE = {"factorised": prepare_scoring, "in the span": prepare_span}
+
+
+def factorised(evaluation: str, case: Case, images: int, settings: AutoencoderSettings) -> Row:
+    """Time and memory of the epochs and the scoring."""
+    say(f"{evaluation}: C = K = {case.inputs}, N = {images}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spectra.safetensors"
         write_synthetic_spectra(path, case, images)
         cached = path.stat().st_size
-        run = prepare_scoring(path, case, settings)
+        run = PREPARE[evaluation](path, case, settings)
         time = seconds({"run": run}, repeats_for(run))["run"]
-        peak = peak_memory(prepare_scoring, path, case, settings)
-    return row("factorised", case, images, time, peak) | {
+        peak = peak_memory(PREPARE[evaluation], path, case, settings)
+    return row(evaluation, case, images, time, peak) | {
         "cached spectra MB": cached / 1e6,
         "workspace MB": max(peak - cached, 0) / 1e6,
     }
@@ -91,14 +110,18 @@ def main(options: argparse.Namespace) -> None:
     table, fitted = [], []
     for representation in ("complex",) if options.quick else ("complex", "power"):
         settings = replace(settings_of(options, representation), epochs=1)
-        by_channels = [factorised(Case("", size, size, 4), images, settings) for size in sizes]
-        by_images = [factorised(Case("", channels, channels, 4), count, settings) for count in counts]
+        for evaluation in ("factorised", "in the span") if representation == "complex" else ("factorised",):
+            by_channels = [factorised(evaluation, Case("", size, size, 4), images, settings) for size in sizes]
+            by_images = [factorised(evaluation, Case("", channels, channels, 4), count, settings) for count in counts]
+            table += [{"representation": representation} | r for r in by_channels + by_images]
+            found = exponents(evaluation, by_channels, "C = K") + exponents(evaluation, by_images, "N")
+            fitted += [{"representation": representation} | r for r in found]
         fitting = [case for size in sizes if (case := Case("", size, size, 4)).field(DIRECT_IMAGES) <= LIMIT]
         built = [direct(case, settings) for case in fitting]
-        table += [{"representation": representation} | r for r in by_channels + by_images + built]
-        found = exponents("factorised", by_channels, "C = K") + exponents("factorised", by_images, "N")
-        fitted += [{"representation": representation} | r for r in found + exponents("direct", built, "C = K")]
-    note = f"4x4 maps; factorised: one epoch and the scoring; direct: one forward and backward of {DIRECT_IMAGES} images"
+        table += [{"representation": representation} | r for r in built]
+        fitted += [{"representation": representation} | r for r in exponents("direct", built, "C = K")]
+    note = "4x4 maps; factorised: one epoch and the scoring; in the span: basis, ten epochs, scoring"
+    note += f"; direct: one forward and backward of {DIRECT_IMAGES} images"
     write_table("growth", table, options, note)
     write_table("growth_exponents", fitted, options, note)
 
