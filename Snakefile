@@ -32,3 +32,11 @@ rule paper:
 rule ablations:
     input:
         target("ablations"),
+
+
+onsuccess:
+    export_records()
+
+
+onerror:
+    export_records()

@@ -89,29 +89,65 @@ def jobs(output: str) -> list[Job]:
     return found
 
 
+# What makes a folder a copy of the project.
+PARTS = (
+    "workflow",
+    "config",
+    "scap",
+    "profiles",
+    ".dvc",
+    "Snakefile",
+    "dvc.yaml",
+    "data.dvc",
+    ".dvcignore",
+    ".gitignore",
+    ".gitattributes",
+)
+
+
 class Project:
     """A copy of the project with a configuration of its own."""
 
-    def __init__(self, folder: Path, config: str | None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        for name in ("workflow", "config", "scap", "profiles"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "Snakefile", folder)
+
+    @classmethod
+    def copy(cls, folder: Path, config: str | None) -> "Project":
+        """A copy of the files of this repository."""
+        for name in PARTS:
+            if (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp")
+                shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, folder)
         if config is not None:
             (folder / CONFIG).write_text(config)
         (folder / "notes").mkdir()
         (folder / "hook").mkdir()
         (folder / "hook/sitecustomize.py").write_text(HOOK)
+        return cls(folder)
 
     def __truediv__(self, path: str) -> Path:
         return self.folder / path
 
+    def git(self, *arguments: str) -> str:
+        """What git printed."""
+        identity = ("-c", "user.name=tests", "-c", "user.email=tests@example.org")
+        command = ["git", *identity, *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start snakemake, in a process group of its own."""
+        return self.start_python("-m", "snakemake", *arguments, *MACHINE)
+
+    def start_python(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start python in the folder, in a process group of its own."""
         paths = {"PYTHONPATH": str(self / "hook"), "NOTES": str(self / "notes")}
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")}
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *arguments, *MACHINE],
+            [sys.executable, *arguments],
             cwd=self.folder,
             env=environment | paths,
             stdout=subprocess.PIPE,
@@ -122,10 +158,11 @@ class Project:
 
     def snakemake(self, *arguments: str, succeeds: bool = True) -> str:
         """What snakemake printed, after it ended as expected."""
-        process = self.start(*arguments)
-        output = process.communicate()[0]
-        assert (process.returncode == 0) == succeeds, output
-        return output
+        return _output(self.start(*arguments), succeeds)
+
+    def python(self, *arguments: str, succeeds: bool = True) -> str:
+        """What python printed, after it ended as expected."""
+        return _output(self.start_python(*arguments), succeeds)
 
     def plan(self, *targets: str) -> dict[str, set[str]]:
         """The jobs of a dry run, those of each rule by name; without the target itself."""
@@ -147,20 +184,31 @@ class Project:
             (self / path).write_text(text)
 
 
+def _output(process: subprocess.Popen[str], succeeds: bool) -> str:
+    output = process.communicate()[0]
+    assert (process.returncode == 0) == succeeds, output
+    return output
+
+
 @pytest.fixture(scope="session")
 def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
     """Makes a copy of the project, with the tiny experiment or (None) with the configuration as it is."""
 
     def make(config: str | None = TINY) -> Project:
-        return Project(tmp_path_factory.mktemp("project"), config)
+        return Project.copy(tmp_path_factory.mktemp("project"), config)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def finished(new_project: Callable[..., Project]) -> tuple[Project, list[Job]]:
-    """A project whose tiny experiment was run from data to figures, and the jobs that ran."""
+    """A project in a git repository, whose tiny experiment was run from data to figures, and the jobs that ran."""
     project = new_project()
+    with (project / ".gitignore").open("a") as file:
+        file.write("/notes/\n/hook/\n")
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.git("add", "--all")
+    project.git("commit", "--message", "sources")
     return project, jobs(project.snakemake())
 
 

@@ -5,8 +5,8 @@ import torch
 
 import scap
 from scap.activations import record_activations
-from scap.autoencoder import fidelities
-from scap.fitting import fit_autoencoder
+from scap.autoencoder import AutoencoderSettings, fidelities
+from scap.fitting import _step, fit_autoencoder, random_autoencoder
 from scap.networks import build_network
 from scap.spectra import open_activations, spectra_of
 
@@ -63,3 +63,17 @@ def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'prune'"):
         _ = scap.prune
     assert set(scap.__all__) == {name for name in scap.__all__ if getattr(scap, name)}
+
+
+@pytest.mark.parametrize("representation", ["complex", "power"])
+@pytest.mark.parametrize("balance", ["none", "unit-rms"])
+def test_a_training_step_reads_no_value_back(representation, balance):
+    """On the device "meta" tensors have no values: what would wait for a graphics processor raises an error there."""
+    settings = AutoencoderSettings(representation=representation, balance=balance)
+    spectra = spectra_of(torch.rand(4, 3, 6, 6), torch.rand(4, 5, 6, 6))
+    network = random_autoencoder(spectra, settings, 2, "").to("meta")
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    batch = spectra.to("meta").batch(torch.arange(2, device="meta"))
+    assert _step(network, optimiser, batch, settings).is_meta
+    with pytest.raises(RuntimeError, match="meta"):
+        network.rows.sum().item()

@@ -9,6 +9,7 @@ from snakemake.utils import validate
 from scap.layers import PRUNABLE
 from scap.sources import check_raw_files, missing_files, raw_files
 from workflow.configuration import check_references, check_schema
+from workflow.records import export_records
 
 SCHEMA = workflow.source_path("../../config/schema.json")
 BASE = Path(workflow.basedir)
@@ -78,8 +79,12 @@ def dataset(wildcards):
 
 
 def library(script):
-    """The modules that a script imports, directly or not: an edit of one of them reruns what was made with it."""
-    found, queue = set(), [BASE / "workflow/scripts" / script]
+    """A script and the modules that it imports, directly or not: an edit of one of them reruns what was made with it.
+
+    As inputs they are compared by content; the profile turns off Snakemake's own look at the dates of scripts.
+    """
+    queue = [BASE / "workflow/scripts" / script]
+    found = set(queue)
     while queue:
         for node in ast.walk(ast.parse(queue.pop().read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []

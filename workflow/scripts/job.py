@@ -1,4 +1,4 @@
-"""What every script shares: logging to the terminal and the job's log, threads, and one line for a user's error."""
+"""What every script shares: logging to terminal and log, threads, one line for a user's error, provenance."""
 
 import logging
 import os
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from provenance import write_provenance
 
 from scap.errors import ScapError
 
@@ -31,7 +33,9 @@ def job(snakemake: Any) -> Iterator[Report]:
     except Exception:
         LOG.exception("failed")
         sys.exit(1)
-    LOG.info("done in %.1f s", time.monotonic() - start)
+    seconds = time.monotonic() - start
+    write_provenance(snakemake, seconds)
+    LOG.info("done in %.1f s", seconds)
 
 
 def _reporter(every: float = 2.0) -> Report:

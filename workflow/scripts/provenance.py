@@ -1,0 +1,70 @@
+"""What made a result: a small JSON beside it. Information for people and for `workflow.records`, never a reason to rerun."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".provenance.json"
+PACKAGES = ("scap", "torch", "snakemake")
+
+
+def write_provenance(snakemake: Any, seconds: float) -> None:
+    """Beside every output below results/: rule, wildcards (the seed among them), configuration, code, versions, device."""
+    made = {
+        "rule": snakemake.rule,
+        "wildcards": dict(snakemake.wildcards.items()),
+        "config": dict(snakemake.params.items()),
+        "code": code_state(),
+        "versions": {"python": platform.python_version(), **versions()},
+        "device": device(snakemake.threads),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seconds": round(seconds, 3),
+    }
+    for output in snakemake.output:
+        if output.startswith("results/"):
+            write_json(Path(output + SUFFIX), {"output": output, **made})
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(values, indent=1, default=str) + "\n")
+    os.replace(part, path)
+
+
+def code_state() -> dict[str, Any]:
+    """The commit that is checked out, and whether tracked files differ from it; nulls where there is no git repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what computed the result."""
+    found: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def device(threads: int) -> str:
+    """The graphics processor where the job could use one, else the processor and its threads."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {threads} of {os.cpu_count()} cores"
