@@ -34,8 +34,13 @@ rule ablations:
         target("ablations"),
 
 
+onstart:
+    wait_for_earlier_jobs()
+
+
 onsuccess:
     export_records()
+    remove_resume_files()
 
 
 onerror:

@@ -12,8 +12,9 @@ rule activations:
         benchmark_of(f"{CALIBRATION}/activations")
     threads: 2
     resources:
-        runtime=30,
-        mem_mb=4000,
+        runtime=more(30),
+        mem_mb=more(4000),
+        gpu=gpus,
     params:
         cfg=lambda wildcards: {
             "architecture": architecture(wildcards.network),
@@ -37,8 +38,8 @@ rule spectrum:
         benchmark_of(f"{CALIBRATION}/spectra/{{layer}}")
     threads: 1
     resources:
-        runtime=10,
-        mem_mb=2000,
+        runtime=more(10),
+        mem_mb=more(2000),
     params:
         cfg=lambda wildcards: {"dtype": config["calibrations"][wildcards.calibration]["dtype"]},
     script:
@@ -59,8 +60,9 @@ rule autoencoder:
         benchmark_of(f"{AUTOENCODER}/{{layer}}")
     threads: 1
     resources:
-        runtime=120,
-        mem_mb=4000,
+        runtime=more(120),
+        mem_mb=more(4000),
+        gpu=gpus,
     params:
         cfg=lambda wildcards: section("autoencoders", wildcards.autoencoder, without=("calibration",)),
     script:
@@ -81,8 +83,8 @@ rule scores:
         benchmark_of(f"{CRITERION}/scores")
     threads: 1
     resources:
-        runtime=5,
-        mem_mb=1000,
+        runtime=more(5),
+        mem_mb=more(1000),
     params:
         cfg=lambda wildcards: {
             "layers": layers(wildcards.network),

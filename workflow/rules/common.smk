@@ -9,6 +9,7 @@ from snakemake.utils import validate
 from scap.layers import PRUNABLE
 from scap.sources import check_raw_files, missing_files, raw_files
 from workflow.configuration import check_references, check_schema
+from workflow.cluster import remove_resume_files, wait_for_earlier_jobs
 from workflow.records import export_records
 
 SCHEMA = workflow.source_path("../../config/schema.json")
@@ -54,6 +55,16 @@ def log_of(path):
 
 def benchmark_of(path):
     return f"logs/{path.removeprefix('results/')}.benchmark.tsv"
+
+
+def more(amount):
+    """A resource that grows with every attempt: a job killed for time or memory is tried again with more."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def gpus(wildcards):
+    """Graphics processors for a job that uses one, where the network wants any."""
+    return config["networks"][wildcards.network]["gpu"]
 
 
 def layers(network):

@@ -14,8 +14,8 @@ rule prune:
         benchmark_of(f"{PRUNED}/prune")
     threads: 1
     resources:
-        runtime=10,
-        mem_mb=3000,
+        runtime=more(10),
+        mem_mb=more(3000),
     params:
         cfg=lambda wildcards: {
             "threshold": float(wildcards.threshold),
@@ -42,8 +42,9 @@ rule finetune:
         benchmark_of(f"{RUN}/finetune")
     threads: 1
     resources:
-        runtime=600,
-        mem_mb=6000,
+        runtime=more(600),
+        mem_mb=more(6000),
+        gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network), "training": finetuning(wildcards)},
     script:
@@ -65,8 +66,8 @@ rule evaluate:
         benchmark_of(f"{RUN}/evaluate")
     threads: 1
     resources:
-        runtime=30,
-        mem_mb=4000,
+        runtime=more(30),
+        mem_mb=more(4000),
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
     script:

@@ -13,8 +13,8 @@ rule table:
         benchmark_of("results/tables/{comparison}")
     threads: 1
     resources:
-        runtime=5,
-        mem_mb=1000,
+        runtime=more(5),
+        mem_mb=more(1000),
     params:
         cfg=lambda wildcards: runs(wildcards.comparison),
     script:
@@ -36,8 +36,8 @@ rule method_table:
         benchmark_of("results/tables/{comparison}.method")
     threads: 1
     resources:
-        runtime=5,
-        mem_mb=2000,
+        runtime=more(5),
+        mem_mb=more(2000),
     params:
         cfg=lambda wildcards: method_settings(wildcards.comparison),
     script:
@@ -58,8 +58,8 @@ rule figure:
         benchmark_of("results/figures/{comparison}/{figure}")
     threads: 1
     resources:
-        runtime=5,
-        mem_mb=1000,
+        runtime=more(5),
+        mem_mb=more(1000),
     params:
         cfg=figure_settings,
     script:

@@ -14,8 +14,8 @@ for name, entry in config["datasets"].items():
                 benchmark_of(f"download/{name}")
             threads: 1
             resources:
-                runtime=60,
-                mem_mb=1000,
+                runtime=more(60),
+                mem_mb=more(1000),
             params:
                 source=entry["source"],
                 root=lambda _, entry=entry: entry["root"],
@@ -36,8 +36,8 @@ rule data:
         benchmark_of("results/data/{dataset}")
     threads: 1
     resources:
-        runtime=10,
-        mem_mb=4000,
+        runtime=more(10),
+        mem_mb=more(4000),
     params:
         cfg=lambda wildcards: section("datasets", wildcards.dataset, without=("download",)),
     script:
@@ -56,10 +56,11 @@ rule baseline:
         log_of(f"{NETWORK}/baseline"),
     benchmark:
         benchmark_of(f"{NETWORK}/baseline")
-    threads: workflow.cores or 1
+    threads: workflow.resource_settings.cores or 1
     resources:
-        runtime=600,
-        mem_mb=6000,
+        runtime=more(600),
+        mem_mb=more(6000),
+        gpu=gpus,
     params:
         cfg=lambda wildcards: {
             "architecture": architecture(wildcards.network),
@@ -83,8 +84,8 @@ rule evaluate_baseline:
         benchmark_of(f"{NETWORK}/evaluate_baseline")
     threads: 2
     resources:
-        runtime=30,
-        mem_mb=4000,
+        runtime=more(30),
+        mem_mb=more(4000),
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
     script:

@@ -18,12 +18,11 @@ def train_baseline(data: str, cfg: dict, seed: int, model: str, history: str, de
     arguments = {"classes": dataset.classes, "in_channels": channels, "width": cfg["architecture"]["width"]}
     network = build_network(cfg["architecture"]["architecture"], **arguments)
     reset_network(network, seed)
-    resume = Path(f"{model}.resume")
+    resume = Path(f"{model}.resume")  # removed when the whole run has ended well
     rows = train(network, dataset, TrainingSettings(**cfg["training"]), seed=seed, device=device, resume=resume, report=report)
     write_table(history, rows)
     name = cfg["architecture"]["architecture"]
     save_network(model, network, architecture=name, arguments=arguments, example_shape=(1, channels, *size))
-    resume.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

