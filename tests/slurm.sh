@@ -8,7 +8,7 @@ start() {
     mkdir -p "$base"/{ctld,slurmd,log,run,dev} /etc/slurm
     : >"$base/dev/gpu0"
     local cpus memory
-    cpus=$(nproc)
+    cpus=4 # more than there may be: what the jobs ask for is tested, not their speed
     memory=$(($(awk '/MemTotal/{print $2}' /proc/meminfo) / 1024 - 1024))
     cat >/etc/slurm/slurm.conf <<CONF
 ClusterName=scap
@@ -38,6 +38,7 @@ JobCompType=jobcomp/filetxt
 JobCompLoc=$base/log/completed.txt
 MinJobAge=3600
 ReturnToService=2
+SlurmdParameters=config_overrides
 SlurmdTimeout=30
 KillWait=2
 OverTimeLimit=0
