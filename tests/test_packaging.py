@@ -49,8 +49,8 @@ def test_citation_and_project_give_the_same_version():
 
 def test_the_tree_in_the_readme_names_every_module():
     tree = (ROOT / "README.md").read_text().split("## What is where")[1].split("\n## ")[0]
-    named = set(re.findall(r"\b([a-z_]+\.py)\b", tree)) - {"configuration.py"}
-    assert named == {path.name for path in (ROOT / "scap").glob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"\b([a-z_]+\.py)\b", tree))
+    assert named == {path.name for folder in ("scap", "workflow") for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
 
 
 def test_the_example_in_the_readme_is_that_of_the_package():
