@@ -85,7 +85,9 @@ def submitted(slurm: Path, new_project: Callable[..., Project]) -> Project:
 
 
 def test_the_results_equal_those_of_a_local_run(submitted, project):
-    tables = [path for path in (project / "results").rglob("*.csv") if "history" not in path.name and path.parent.name != "tables"]
+    tables = [
+        path for path in (project / "results").rglob("*.csv") if "history" not in path.name and path.parent.name != "tables"
+    ]
     assert len(tables) == 2 * len(LAYERS) + 4 + 4  # fidelities, scores, channels
     for path in (*tables, *(project / "results").rglob("finetuned.safetensors")):
         assert (submitted / str(path.relative_to(project.folder))).read_bytes() == path.read_bytes()

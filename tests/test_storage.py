@@ -222,6 +222,14 @@ def test_an_object_damaged_in_the_remote_is_an_error_and_keeps_the_rest(origin, 
     assert contents(clone) == contents(origin)
 
 
+def test_work_that_is_not_tracked_is_never_overwritten(clone):
+    restore(clone)
+    (clone / f"{NETWORK}/scap/scores.csv").write_text("mine")
+    message = restore(clone, succeeds=False)
+    assert f"{NETWORK}.dvc: 1 files differ" in message
+    assert (clone / f"{NETWORK}/scap/scores.csv").read_text() == "mine"
+
+
 def test_two_machines_push_results_of_one_seed(origin, tmp_path):
     """Each adds a point of its own: DVC's merge driver joins the folders behind the pointer."""
     first, second = (Project(tmp_path / name) for name in ("first", "second"))

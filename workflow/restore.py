@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -30,9 +31,19 @@ def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
 
 
-def has_remote() -> bool:
-    """Whether a DVC remote is configured."""
-    return bool(dvc("remote", "list").stdout.strip())
+@cache
+def fetch_command() -> str:
+    """`pull` where a DVC remote is configured, else `checkout`, from the cache alone."""
+    return "pull" if dvc("remote", "list").stdout.strip() else "checkout"
+
+
+def fetch(pointers: list[str]) -> bool:
+    """Let DVC fetch what pointers name; whether it could. It never overwrites what is not tracked."""
+    done = dvc(fetch_command(), *pointers) if pointers else None
+    if done is None or done.returncode == 0:
+        return True
+    print(f"dvc {fetch_command()} did not end well; what is there is kept\n{done.stderr.strip()}", file=sys.stderr)
+    return False
 
 
 def md5(path: Path) -> str:
@@ -41,9 +52,15 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+@cache
+def cache_folder() -> Path:
+    """DVC's cache."""
+    return Path(dvc("cache", "dir").stdout.strip(), "files/md5")
+
+
 def cache_object(name: str) -> Path:
     """Where DVC's cache keeps the content with this MD5."""
-    return Path(dvc("cache", "dir").stdout.strip(), "files/md5", name[:2], name[2:])
+    return cache_folder() / name[:2] / name[2:]
 
 
 def tracked_files(pointer: Path) -> Iterator[tuple[Path, str]]:
@@ -68,32 +85,34 @@ def wrong_files(pointer: Path) -> list[tuple[Path, str]]:
     return [(path, wanted) for path, wanted in tracked_files(pointer) if not path.is_file() or md5(path) != wanted]
 
 
-def restore_results(pointer: Path) -> None:
-    """Pull, verify, mend what the cache holds damaged, settle with Snakemake."""
-    command = "pull" if has_remote() else "checkout"
-    done = dvc(command, str(pointer))
-    if done.returncode:
-        raise RestoreError(f"{pointer}: dvc {command} failed; what is there is kept\n{done.stderr.strip()}")
+def restore_results(pointer: Path, fetched: bool) -> None:
+    """Verify what was fetched, mend what the cache holds damaged, settle with Snakemake."""
     wrong = wrong_files(pointer)
+    if wrong and not fetched:  # a difference may be work of the user's own
+        raise RestoreError(f"{pointer}: {len(wrong)} files differ or are missing, the first is {wrong[0][0]}")
     if wrong:
         for path, wanted in wrong:
-            print(f"{path}: damaged in the cache (MD5 is not {wanted}); fetched anew", file=sys.stderr)
-            cache_object(wanted).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-        dvc(command, str(pointer))
+            if path.exists():
+                print(f"{path}: damaged in the cache (MD5 is not {wanted}); fetched anew", file=sys.stderr)
+        _forget(wrong)
+        dvc(fetch_command(), str(pointer))
         if wrong := wrong_files(pointer):
+            _forget(wrong)
             names = ", ".join(f"{path} ({wanted[:2]}/{wanted[2:]})" for path, wanted in wrong)
-            for path, wanted in wrong:
-                cache_object(wanted).unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
             raise RestoreError(
                 f"{pointer}: missing or damaged in the remote too: {names}. Delete these objects there and push them "
                 "again from a clone that has them; or let snakemake make the files again"
             )
-    for folder in {pointer.parent / out["path"] for out in yaml.safe_load(pointer.read_text())["outs"]}:
-        for output in restore_records(folder):
+    for out in yaml.safe_load(pointer.read_text())["outs"]:
+        for output in restore_records(pointer.parent / out["path"]):
             print(f"{output}: came without Snakemake's record and will be made again", file=sys.stderr)
     print(f"{pointer}: restored")
+
+
+def _forget(wrong: list[tuple[Path, str]]) -> None:
+    for path, wanted in wrong:
+        cache_object(wanted).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def restore_data(pointer: Path, source: Path | None) -> None:
@@ -102,7 +121,7 @@ def restore_data(pointer: Path, source: Path | None) -> None:
         if path.exists():
             raise RestoreError(f"{path}: damaged (MD5 {md5(path)}, not {wanted}); delete it and run this again")
     if wrong_files(pointer):
-        dvc("pull" if has_remote() else "checkout", str(pointer))
+        dvc(fetch_command(), str(pointer))
     if missing := [path for path, _ in wrong_files(pointer) if not path.exists()]:
         if source is None:
             _download(missing)
@@ -144,19 +163,22 @@ def main() -> int:
     parser.add_argument("pointers", nargs="*", type=Path, help="default: results/**/*.dvc")
     parser.add_argument("--source", type=Path, help="folder with the raw files of data.dvc (cifar-10-batches-py or above)")
     options = parser.parse_args()
-    failed = False
-    for pointer in options.pointers or sorted(Path("results").rglob("*.dvc")):
+    pointers = options.pointers or sorted(Path("results").rglob("*.dvc"))
+    results = [str(pointer) for pointer in pointers if pointer != DATA and pointer.is_file()]
+    fetched = fetch(results)
+    errors = 0
+    for pointer in pointers:
         try:
             if not pointer.is_file():
                 raise RestoreError(f"{pointer}: no such pointer; git pull, or dvc add FOLDER to make one")
             if pointer == DATA:
                 restore_data(pointer, options.source)
             else:
-                restore_results(pointer)
+                restore_results(pointer, fetched)
         except RestoreError as error:
             print(f"error: {error}", file=sys.stderr)
-            failed = True
-    return int(failed)
+            errors += 1
+    return int(errors > 0 or not fetched)
 
 
 if __name__ == "__main__":
