@@ -12,7 +12,11 @@ def earlier_jobs() -> list[str]:
     """Slurm jobs that an earlier run of Snakemake in this folder submitted and that have not ended."""
     if shutil.which("squeue") is None:
         return []
-    queue = subprocess.run(["squeue", "--noheader", "--me", "--format=%i|%Z|%k"], capture_output=True, text=True, check=False)
+    command = ["squeue", "--noheader", "--me", "--format=%i|%Z|%k"]
+    try:
+        queue = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return []  # no controller answers: nothing of ours can be running
     found = []
     for line in queue.stdout.splitlines():
         job, folder, comment = line.strip().split("|", 2)
