@@ -58,7 +58,8 @@ def note():
     job = getattr(sys.modules["__main__"], "snakemake", None)
     if hasattr(job, "rule"):
         files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-        note = {"rule": job.rule, "files": [file for file in files if file]}
+        script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
+        note = {"rule": job.rule, "files": [script, *(file for file in files if file)]}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
 atexit.register(note)
