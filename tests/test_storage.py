@@ -124,10 +124,10 @@ def test_results_of_another_commit_are_stale(origin, clone):
 
 
 def test_an_edited_result_is_not_taken_for_its_own(clone):
-    """Another baseline under old results: what follows from it is planned, by content."""
+    """Another score table under old results: what follows from it is planned, by content."""
     restore(clone)
-    model = clone / f"{NETWORK}/scap/scores.csv"
-    model.write_text(model.read_text().replace("conv1_1,0,", "conv1_1,0,0", 1))
+    scores = clone / f"{NETWORK}/scap/scores.csv"
+    scores.write_text(scores.read_text().replace("conv1_1,0,", "conv1_1,0,0", 1))
     assert clone.plan()["prune"] == {"scap", "l1", "uniform"}  # l1 and uniform take their widths from it
 
 

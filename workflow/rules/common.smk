@@ -8,8 +8,8 @@ from snakemake.utils import validate
 
 from scap.layers import PRUNABLE
 from scap.sources import check_raw_files, missing_files, raw_files
-from workflow.configuration import check_references, check_schema
 from workflow.cluster import remove_resume_files, wait_for_earlier_jobs
+from workflow.configuration import check_references, check_schema
 from workflow.records import export_records
 
 SCHEMA = workflow.source_path("../../config/schema.json")
