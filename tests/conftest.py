@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of pytest-xdist share the cores
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "config/config.yaml"
@@ -59,7 +62,7 @@ def note():
     if hasattr(job, "rule"):
         files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
-        note = {"rule": job.rule, "files": [script, *(file for file in files if file)]}
+        note = {"rule": job.rule, "files": [script, *(os.path.relpath(file) for file in files if file)]}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
 atexit.register(note)
@@ -88,6 +91,14 @@ def jobs(output: str) -> list[Job]:
         wildcards = dict(part.split("=", 1) for part in fields.get("wildcards", "").split(", ") if part)
         found.append(Job(rule, fields.get("input", "").split(", "), wildcards))
     return found
+
+
+LONG = ("test_slurm.py", "test_storage.py", "test_workflow.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 # What makes a folder a copy of the project.
@@ -201,16 +212,32 @@ def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Proje
     return make
 
 
-@pytest.fixture(scope="session")
-def finished(new_project: Callable[..., Project]) -> tuple[Project, list[Job]]:
-    """A project in a git repository, whose tiny experiment was run from data to figures, and the jobs that ran."""
-    project = new_project()
+def _finish(folder: Path) -> None:
+    """Run the tiny experiment in a git repository, from data to figures; what snakemake printed lies beside the folder."""
+    project = Project.copy(folder, TINY)
     with (project / ".gitignore").open("a") as file:
         file.write("/notes/\n/hook/\n")
     project.git("init", "--quiet", "--initial-branch=main")
     project.git("add", "--all")
     project.git("commit", "--message", "sources")
-    return project, jobs(project.snakemake())
+    folder.with_suffix(".out").write_text(project.snakemake())
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Project, list[Job]]:
+    """A project in a git repository, whose tiny experiment was run from data to figures, and the jobs that ran.
+
+    Made once; each process of pytest-xdist has a copy of its own.
+    """
+    alone = worker_id == "master"
+    base = tmp_path_factory.getbasetemp()
+    made = (base if alone else base.parent) / "finished"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.with_suffix(".out").exists():
+            made.mkdir()
+            _finish(made)
+    folder = made if alone else shutil.copytree(made, tmp_path_factory.mktemp("finished") / "project")
+    return Project(folder), jobs(made.with_suffix(".out").read_text())
 
 
 @pytest.fixture(scope="session")

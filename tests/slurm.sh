@@ -7,9 +7,7 @@ action=$1 base=$2 host=$(hostname -s)
 start() {
     mkdir -p "$base"/{ctld,slurmd,log,run,dev} /etc/slurm
     : >"$base/dev/gpu0"
-    local cpus memory
-    cpus=4 # more than there may be: what the jobs ask for is tested, not their speed
-    memory=$(($(awk '/MemTotal/{print $2}' /proc/meminfo) / 1024 - 1024))
+    local cpus=4 memory=64000 # more than there may be: what the jobs ask for is tested, not their speed
     cat >/etc/slurm/slurm.conf <<CONF
 ClusterName=scap
 SlurmctldHost=$host(127.0.0.1)
@@ -71,6 +69,7 @@ stop() {
         if [ -e "$base/run/$daemon.pid" ]; then kill "$(cat "$base/run/$daemon.pid")" 2>/dev/null || true; fi
     done
     if [ -e /run/munge/munged.pid ]; then kill "$(cat /run/munge/munged.pid)" 2>/dev/null || true; fi
+    rm -f /etc/slurm/slurm.conf /etc/slurm/gres.conf # else the clients go on to wait for the controller
 }
 
 "$action"

@@ -1,6 +1,5 @@
 """The workflow on a real Slurm: one node on loopback, started here. Skipped where Slurm cannot be run."""
 
-import json
 import os
 import re
 import shutil
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,17 +16,38 @@ from test_workflow import LAYERS, NETWORK, NOTHING
 
 SCRIPT = Path(__file__).parent / "slurm.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "mungekey", "setpriv")
-# No accounting, two real cores, no other nodes to wait for; trainings on one thread, as in the local run.
+# No accounting, four declared cores; trainings on one thread, as in the local run.
 MACHINE = (
-    *("--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--set-threads", "baseline=1"),
-    *("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "5", "--group-components", "layer=3"),
+    *("--workflow-profile", "profiles/slurm", "--slurm-status-command", "squeue", "--latency-wait", "5"),
+    *("--set-threads", "baseline=1", "--resources", "mem_mb=16000"),
 )
-# The first attempt of a script does this, the next ones do not.
-ONCE = """
+# Snakemake, which asks for the state of its jobs every second: the plugin would wait for 40, 50, 60 ... seconds.
+SNAKEMAKE = """
+from snakemake.cli import main
+from snakemake_executor_plugin_slurm import Executor
+Executor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, value: None)
+main()
+"""
+# The first attempt of each fine-tuning comes to harm. An attempt writes down its job.
+FAULTS = """
 import os, pathlib, signal, time
-if pathlib.Path("first").exists():
-    pathlib.Path("first").unlink()
-    {action}
+attempts = pathlib.Path("attempts", snakemake.wildcards.criterion)
+attempts.parent.mkdir(exist_ok=True)
+with attempts.open("a") as file:
+    print(os.environ["SLURM_JOB_ID"], file=file)
+if len(attempts.read_text().split()) == 1:
+    if snakemake.wildcards.criterion == "uniform":
+        pathlib.Path(snakemake.output.model).write_bytes(b"half")
+    if snakemake.wildcards.criterion in ("scap", "uniform"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep({seconds})
+"""
+# Where the first attempt runs out of time.
+HURRY = """
+def hurried(amount):
+    return lambda wildcards, attempt: attempt * (amount // 600 if wildcards.criterion == "scap-second" else amount)
+
+
 """
 
 
@@ -42,45 +63,76 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["bash", SCRIPT, "stop", base], check=True)
 
 
-def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    return project.start_python("-m", "snakemake", *arguments, *MACHINE)
+@dataclass(frozen=True)
+class Submission:
+    """A running submission."""
+
+    process: subprocess.Popen[str]
+
+    def end(self) -> str:
+        """What Snakemake printed, after it ended well."""
+        output = self.process.communicate()[0]
+        assert self.process.returncode == 0, output
+        return output
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
 
 
-def submit(project: Project, *arguments: str) -> str:
-    process = start(project, *arguments)
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    return output
+def submit(project: Project, *arguments: str) -> Submission:
+    return Submission(project.start_python("-c", SNAKEMAKE, *arguments, *MACHINE))
 
 
-def jobs_of(project: Project) -> list[dict[str, str]]:
+def jobs_of(project: Project, rule: str = "") -> list[dict[str, str]]:
     """What Slurm knows about the jobs of a project, in the order of their submission."""
     listed = subprocess.run(["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, check=True).stdout
     jobs = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in listed.splitlines()]
-    return [job for job in jobs if job.get("WorkDir") == str(project.folder)]
+    return [job for job in jobs if job.get("WorkDir") == str(project.folder) and rule in job.get("Comment", "")]
 
 
-def job_of(project: Project, rule: str) -> list[dict[str, str]]:
-    return [job for job in jobs_of(project) if rule in job["Comment"]]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], submission: Submission, seconds: float = 120) -> None:
     """Poll until something holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
+        assert submission.process.poll() is None
         time.sleep(0.2)
 
 
-def running(project: Project, rule: str) -> bool:
-    return any(job["JobState"] == "RUNNING" for job in job_of(project, rule))
+def memory(job: dict[str, str]) -> int:
+    """MB that a job asked for."""
+    found = re.search(r"mem=(\d+)([MG])", job["TRES"])
+    assert found is not None
+    return int(found[1]) * (1024 if found[2] == "G" else 1)
+
+
+def with_faults(project: Project, seconds: int) -> None:
+    path = project / "workflow/scripts/finetune.py"
+    path.write_text(path.read_text().replace('"""\n', '"""\n' + FAULTS.format(seconds=seconds), 1))
+
+
+def attempts(project: Project, criterion: str) -> list[dict[str, str]]:
+    """The jobs that tried to fine-tune the network of a criterion."""
+    jobs = {job["JobId"]: job for job in jobs_of(project)}
+    return [jobs[name] for name in (project / f"attempts/{criterion}").read_text().split()]
+
+
+def states(jobs: list[dict[str, str]]) -> list[str]:
+    return [job["JobState"] for job in jobs]
 
 
 @pytest.fixture(scope="module")
 def submitted(slurm: Path, new_project: Callable[..., Project]) -> Project:
-    """The tiny experiment, through Slurm from data to figures."""
+    """The tiny experiment, through Slurm from data to figures; each fine-tuning meets a fault on the way."""
     project = new_project()
-    submit(project)
+    with_faults(project, 600)
+    rules = project / "workflow/rules/prune.smk"
+    rules.write_text(HURRY + re.sub(r"runtime=more\((\d+)\)", r"runtime=hurried(\1)", rules.read_text()))
+    submission = submit(project)
+    wait_for((project / "attempts/l1").is_file, submission, 600)
+    subprocess.run(["scancel", *(project / "attempts/l1").read_text().split()], check=True)
+    submission.end()
     return project
 
 
@@ -95,125 +147,110 @@ def test_the_results_equal_those_of_a_local_run(submitted, project):
 
 
 def test_resources_reach_the_scheduler(submitted):
-    (baseline,) = job_of(submitted, "rule_baseline")
+    (baseline,) = jobs_of(submitted, "rule_baseline")
     assert baseline["JobState"] == "COMPLETED"
     assert baseline["TimeLimit"] == "10:00:00"
-    assert "mem=6000M" in baseline["TRES"]
-    assert "gres/gpu" not in baseline["TRES"]
+    assert memory(baseline) == 6000
     assert baseline["NumCPUs"] == "1"
-    (activations,) = [job for job in jobs_of(submitted) if "activations" in job["Comment"]]
-    assert activations["NumCPUs"] in ("2", "4")
+    assert "gres/gpu" not in baseline["TRES"]
+    (activations,) = jobs_of(submitted, "rule_measure_activations")
+    assert activations["NumCPUs"] == "2"
+    (layers,) = jobs_of(
+        submitted, "rule_layer"
+    )  # three chains of a spectrum and two autoencoders, four of which fit the memory
+    assert layers["NumCPUs"] == "4"
+    assert memory(layers) == 16000
 
 
 def test_short_jobs_share_submissions(submitted):
-    """36 jobs: data, baseline, two on the baseline, one for all layers, scores, four runs, the report."""
-    assert 8 <= len(jobs_of(submitted)) <= 14
+    """36 jobs: data, baseline, two on the baseline, all layers, all scores, four runs (each twice, or more), the report."""
+    assert len(jobs_of(submitted)) - len(jobs_of(submitted, "rule_run")) == 7
+    assert len(jobs_of(submitted, "rule_run")) == sum(
+        len(attempts(submitted, name)) for name in ("scap", "scap-second", "l1", "uniform")
+    )
 
 
-def test_gpus_where_the_network_wants_one(slurm, new_project):
-    project = new_project()
-    with project.edited(CONFIG, "    width: 0.0625\n", "    width: 0.0625\n    gpu: 1\n"):
-        submit(project, f"{NETWORK}/baseline.safetensors")
-        (baseline,) = job_of(project, "rule_baseline")
-        assert "gres/gpu=1" in baseline["TRES"]
-        assert baseline["TresPerJob"] == "gres:gpu:1"  # --gpus=1
-        gres = ("--set-resources", "activations:gpu=0", "activations:gres='gpu:1'")
-        submit(project, f"{NETWORK}/calibrations/few/activations.safetensors", *gres)
-        (activations,) = [job for job in jobs_of(project) if "activations" in job["Comment"]]
-        assert activations["TresPerNode"] == "gres:gpu:1"  # --gres=gpu:1
+def test_a_job_killed_once_is_tried_again_with_more(submitted):
+    """As by the kernel for want of memory."""
+    jobs = attempts(submitted, "scap")
+    assert states(jobs) == ["FAILED", "COMPLETED"]
+    assert memory(jobs[1]) == 2 * memory(jobs[0])
 
 
-def with_first(project: Project, script: str, action: str) -> None:
-    """Let the first attempt of a script end badly."""
-    path = project / f"workflow/scripts/{script}.py"
-    path.write_text(path.read_text().replace('"""\n', '"""\n' + ONCE.format(action=action), 1))
-    (project / "first").touch()
+def test_a_job_out_of_time_is_tried_again_with_more(submitted):
+    jobs = attempts(submitted, "scap-second")
+    assert states(jobs)[0] == "TIMEOUT"
+    assert states(jobs)[-1] == "COMPLETED"
+    assert [job["TimeLimit"] for job in jobs[:2]] == ["00:01:00", "00:02:00"]
 
 
-class TestFaults:
-    """Each starts from a copy of the finished run and makes a point at another threshold."""
+def test_a_cancelled_job_is_tried_again(submitted):
+    assert states(attempts(submitted, "l1")) == ["CANCELLED", "COMPLETED"]
+
+
+def test_half_a_result_of_a_killed_job_is_none(submitted, project):
+    """The model that the killed job had begun to write is not the one that is there."""
+    assert states(attempts(submitted, "uniform")) == ["FAILED", "COMPLETED"]
+    model = f"{NETWORK}/uniform/threshold-0.5/short/finetuned.safetensors"
+    assert (submitted / model).read_bytes() == (project / model).read_bytes()
+
+
+class TestFinished:
+    """Each starts from a copy of the finished local run."""
 
     POINT = f"{NETWORK}/l1/threshold-0.4/short/finetuned.safetensors"
 
     @pytest.fixture
-    def project(self, submitted, tmp_path):
-        shutil.copytree(submitted.folder, tmp_path / "copy")
-        return Project(tmp_path / "copy")
+    def copy(self, slurm, project, tmp_path):
+        return Project(shutil.copytree(project.folder, tmp_path / "copy"))
 
-    def test_a_job_killed_once_is_tried_again_with_more(self, project):
-        """As by the kernel for want of memory."""
-        with_first(project, "finetune", "os.kill(os.getpid(), signal.SIGKILL)")
-        submit(project, self.POINT)
-        attempts = job_of(project, "finetune")
-        assert [job["JobState"] for job in attempts] == ["FAILED", "COMPLETED"]
-        memory = [int(re.search(r"mem=(\d+)M", job["TRES"])[1]) for job in attempts]
-        assert memory[1] == 2 * memory[0]
-        assert (project / self.POINT).is_file()
-
-    def test_a_job_out_of_time_is_tried_again_with_more(self, project):
-        for path in (project / "workflow/rules").glob("*.smk"):
-            path.write_text(re.sub(r"runtime=more\(\d+\)", "runtime=more(1)", path.read_text()))
-        with_first(project, "finetune", "time.sleep(600)")
-        submit(project, self.POINT)
-        attempts = job_of(project, "finetune")
-        assert [job["JobState"] for job in attempts] == ["TIMEOUT", "COMPLETED"]
-        limits = [job["TimeLimit"] for job in attempts]
-        assert limits[0] < limits[1]
-
-    def test_a_cancelled_job_is_tried_again(self, project):
-        with_first(project, "finetune", "time.sleep(600)")
-        process = start(project, self.POINT)
-        wait_for(lambda: running(project, "finetune"))
-        subprocess.run(["scancel", job_of(project, "finetune")[0]["JobId"]], check=True)
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
-        assert [job["JobState"] for job in job_of(project, "finetune")] == ["CANCELLED", "COMPLETED"]
-
-    def test_a_killed_submission_goes_on(self, project):
+    def test_a_killed_submission_goes_on(self, copy):
         """Kill -9 of the submitting process; its job runs on, is waited for, and is not submitted beside itself."""
-        with_first(project, "finetune", "time.sleep(15)")
-        process = start(project, self.POINT)
-        wait_for(lambda: running(project, "finetune"))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        (first,) = job_of(project, "finetune")
-        project.snakemake("--unlock")
-        output = submit(project, self.POINT)
-        assert f"Waiting for jobs of an earlier run that go on here: {first['JobId']}" in output
-        jobs = job_of(project, "finetune")
-        assert [job["JobState"] for job in jobs] == ["COMPLETED", "COMPLETED"]
+        with_faults(copy, 15)
+        submission = submit(copy, self.POINT)
+        wait_for((copy / "attempts/l1").is_file, submission)
+        submission.kill()
+        (first,) = jobs_of(copy)
+        assert first["JobState"] == "RUNNING"
+        copy.snakemake("--unlock")
+        assert f"Waiting for jobs of an earlier run that go on here: {first['JobId']}" in submit(copy, self.POINT).end()
+        jobs = jobs_of(copy)
+        assert states(jobs) == ["COMPLETED", "COMPLETED"]
         assert jobs[0]["EndTime"] <= jobs[1]["SubmitTime"]
-        assert not job_of(project, "baseline")  # what was finished before is kept
-        assert NOTHING in project.snakemake("--dry-run", self.POINT)
+        assert NOTHING in copy.snakemake("--dry-run", self.POINT)
 
-    def test_half_a_result_of_a_killed_job_is_none(self, project, submitted):
-        half = "pathlib.Path('{}').write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
-        with_first(project, "finetune", half.format(self.POINT))
-        submit(project, self.POINT)
-        assert (project / self.POINT).read_bytes() != b"half"
-        assert json.loads((project / f"{self.POINT}.provenance.json").read_text())["rule"] == "finetune"
-
-    def test_a_drained_node_comes_back(self, project):
-        (node,) = {job["NodeList"] for job in jobs_of(project) or [{"NodeList": os.uname().nodename.split(".")[0]}]}
+    def test_a_drained_node_comes_back(self, copy):
+        node = os.uname().nodename.split(".")[0]
         subprocess.run(["scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test"], check=True)
-        process = start(project, self.POINT)
-        wait_for(lambda: any(job["JobState"] == "PENDING" for job in job_of(project, "finetune")))
+        submission = submit(copy, self.POINT)
+        wait_for(lambda: states(jobs_of(copy)) == ["PENDING"], submission)
         time.sleep(3)
-        assert not running(project, "finetune")
+        assert states(jobs_of(copy)) == ["PENDING"]
         subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=True)
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
+        submission.end()
+        assert states(jobs_of(copy)) == ["COMPLETED"]
 
+    def test_gpus_where_the_network_wants_one(self, copy):
+        """Two autoencoders of one submission share it."""
+        fits = [f"{NETWORK}/autoencoders/{name}/conv5_3.csv" for name in ("first", "second")]
+        activations = f"{NETWORK}/calibrations/few/activations.safetensors"
+        gres = ("--set-resources", "activations:gpu=0", "activations:gres='gpu:1'")
+        with copy.edited(CONFIG, "    width: 0.0625\n", "    width: 0.0625\n    gpu: 1\n"):
+            for targets, arguments in ((fits, ()), ([activations], gres)):
+                for path in targets:
+                    (copy / path).unlink()
+                submit(copy, *targets, *arguments).end()
+        by_gpus, by_gres = jobs_of(copy)
+        assert by_gpus["TresPerJob"] == "gres:gpu:1"  # --gpus=1
+        assert by_gres["TresPerNode"] == "gres:gpu:1"  # --gres=gpu:1
+        assert "gres/gpu=1" in by_gpus["TRES"]
+        assert "gres/gpu=1" in by_gres["TRES"]
 
-def test_the_generic_profile_submits(slurm, new_project):
-    """cluster-generic with sbatch, as a worked example for other schedulers."""
-    project = new_project()
-    process = project.start_python(
-        *("-m", "snakemake", "--workflow-profile", "profiles/cluster-generic", "--latency-wait", "5"),
-        "results/data/digits.safetensors",
-    )
-    output = process.communicate()[0]
-    assert process.returncode == 0, output
-    (job,) = jobs_of(project)
-    assert job["JobName"] == "scap-data"
-    assert job["JobState"] == "COMPLETED"
+    def test_the_generic_profile_submits(self, copy):
+        """cluster-generic with sbatch, as a worked example for other schedulers."""
+        profile = ("--workflow-profile", "profiles/cluster-generic", "--latency-wait", "5")
+        Submission(copy.start_python("-m", "snakemake", *profile, self.POINT)).end()
+        jobs = jobs_of(copy)
+        assert [job["JobName"] for job in jobs] == ["scap-prune", "scap-finetune"]
+        assert states(jobs) == ["COMPLETED", "COMPLETED"]
+        assert (copy / self.POINT).is_file()

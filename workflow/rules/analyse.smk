@@ -60,7 +60,7 @@ rule autoencoder:
         benchmark_of(f"{AUTOENCODER}/{{layer}}")
     threads: 1
     resources:
-        runtime=more(120),
+        runtime=more(30),
         mem_mb=more(4000),
         gpu=gpus,
     params:

@@ -1,0 +1,25 @@
+"""What each rule has cost: `python -m workflow.costs [FOLDER]` reads the benchmark files under logs/ (or FOLDER)."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = {"rule_name": "rule", "s": "seconds", "max_rss": "memory_mb"}  # as Snakemake writes them with --benchmark-extended
+
+
+def costs(folder: Path) -> pd.DataFrame:
+    """One row a rule: its jobs, their seconds in all, on average and at most, and the most memory of one, MB."""
+    files = [pd.read_csv(path, sep="\t") for path in sorted(folder.rglob("*.benchmark.tsv"))]
+    measured = [table[list(COLUMNS)].rename(columns=COLUMNS) for table in files if set(COLUMNS) <= set(table.columns)]
+    if not measured:
+        raise SystemExit(f"error: {folder}: no benchmark file there names its rule; run the workflow first, with one of its profiles")
+    jobs = pd.concat(measured)
+    memory = pd.to_numeric(jobs["memory_mb"], errors="coerce")  # a job of less than a second may have none
+    groups = jobs.assign(memory_mb=memory).groupby("rule", sort=False)
+    table = groups["seconds"].agg(jobs="size", total_s="sum", mean_s="mean", longest_s="max")
+    return table.assign(memory_mb=groups["memory_mb"].max()).sort_values("total_s", ascending=False)
+
+
+if __name__ == "__main__":
+    print(costs(Path(*sys.argv[1:2] or ["logs"])).round(1).to_string())
