@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from scap.errors import ScapError
 
 SCHEDULES = ("one-cycle", "cosine")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class TrainingSettings:
     `learning_rate` is the peak, `warmup` the fraction of the steps that lead up to it, `crop` the padding and
     `cutout` the side of the square in pixels, `ema` the decay per step of the weights' moving average,
     `distillation` the weight of the teacher's logits, softened by `temperature`, against that of the labels.
+    `precision` is that of convolutions and linear layers; weights, sums and measurements are float32 either way.
     """
 
     epochs: int
@@ -31,10 +33,12 @@ class TrainingSettings:
     ema: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ScapError(f"schedule: {self.schedule!r} is unknown; choose from {', '.join(SCHEDULES)}")
+        for key, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, key) not in choices:
+                raise ScapError(f"{key}: {getattr(self, key)!r} is unknown; choose from {', '.join(choices)}")
         fractions = ("momentum", "warmup", "label_smoothing", "ema", "distillation")
         for key, value in asdict(self).items():
             if key in ("batch_size", "learning_rate", "temperature") and not value > 0:

@@ -146,7 +146,7 @@ def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int)
         rate = learning_rate_at(settings, (step + 0.5) / (settings.epochs * steps))
         for group in run.optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             logits = network(inputs).float()
             with torch.no_grad():
                 teacher_logits = run.teacher(inputs).float() if run.teacher is not None else None

@@ -79,6 +79,16 @@ def test_it_learns_what_can_be_learned(dataset):
     assert history[-1]["loss"] < history[0]["loss"]
 
 
+@pytest.mark.parametrize(("precision", "computed"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_the_precision_is_that_of_training_and_not_of_what_is_kept(dataset, precision, computed):
+    network, seen = small_network(), {True: set(), False: set()}
+    network[0].register_forward_hook(lambda layer, inputs, output: seen[layer.training].add(output.dtype))
+    history = train(network, dataset, settings(epochs=12, precision=precision), seed=0)
+    assert seen == {True: {computed}, False: {torch.float32}}
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
+    assert history[-1]["holdout_top1"] > 90
+
+
 def test_the_history_has_one_row_an_epoch_and_is_what_report_was_told(dataset):
     rows = []
     history = train(small_network(), dataset, settings(), seed=0, report=rows.append)

@@ -13,7 +13,7 @@ def costs(folder: Path) -> pd.DataFrame:
     files = [pd.read_csv(path, sep="\t") for path in sorted(folder.rglob("*.benchmark.tsv"))]
     measured = [table[list(COLUMNS)].rename(columns=COLUMNS) for table in files if set(COLUMNS) <= set(table.columns)]
     if not measured:
-        raise SystemExit(f"error: {folder}: no benchmark file there names its rule; run the workflow first, with one of its profiles")
+        raise SystemExit(f"error: {folder}: no benchmark file there names its rule; run the workflow first")
     jobs = pd.concat(measured)
     memory = pd.to_numeric(jobs["memory_mb"], errors="coerce")  # a job of less than a second may have none
     groups = jobs.assign(memory_mb=memory).groupby("rule", sort=False)
