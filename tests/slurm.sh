@@ -7,7 +7,7 @@ action=$1 base=$2 host=$(hostname -s)
 start() {
     mkdir -p "$base"/{ctld,slurmd,log,run,dev} /etc/slurm
     : >"$base/dev/gpu0"
-    local cpus=4 memory=64000 # more than there may be: what the jobs ask for is tested, not their speed
+    local cpus=8 memory=64000 # more than there may be: what the jobs ask for is tested, not their speed
     cat >/etc/slurm/slurm.conf <<CONF
 ClusterName=scap
 SlurmctldHost=$host(127.0.0.1)
@@ -54,7 +54,8 @@ CONF
     munge --no-input >/dev/null 2>&1 || setpriv --reuid=munge --regid=munge --clear-groups /usr/sbin/munged
     slurmctld
     slurmd -N "$host"
-    for _ in $(seq 60); do
+    local end=$((SECONDS + 30)) # a client waits 9 s for a controller that does not answer
+    while [ $SECONDS -lt $end ]; do
         if sinfo --noheader --format=%T 2>/dev/null | grep --quiet --line-regexp idle; then return; fi
         sleep 0.5
     done
