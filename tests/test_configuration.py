@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import MISSING, fields
 from functools import reduce
 from pathlib import Path
@@ -165,8 +166,14 @@ def shipped(new_project):
     [
         ("all", {"baseline": 1, "autoencoder": 13}),
         ("token", {"download_cifar10": 1, "baseline": 1, "autoencoder": 13}),
-        # Three seeds; all criteria, thresholds and tracks share the baseline, and its 13 autoencoders.
-        ("paper", {"download_cifar10": 1, "baseline": 3, "activations": 3, "autoencoder": 39}),
+        # Three seeds, each with one baseline, 13 spectra and 13 autoencoders for all its 19 points and 25 runs.
+        (
+            "paper",
+            {"download_cifar10": 1, "data": 1}
+            | dict.fromkeys(("baseline", "evaluate_baseline", "activations"), 3)
+            | dict.fromkeys(("spectrum", "autoencoder"), 3 * 13)
+            | {"scores": 3 * 4, "prune": 3 * 19, "finetune": 3 * 25, "evaluate": 3 * 25, "table": 2},
+        ),
         ("ablations", {"download_cifar10": 1, "baseline": 3}),
     ],
 )
@@ -175,6 +182,20 @@ def test_all_targets_can_be_planned(shipped, target, counts):
     planned = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
     assert counts.items() <= planned.items()
     assert "download_cifar10" in counts or not any(rule.startswith("download") for rule in planned)
+
+
+@pytest.mark.parametrize(
+    ("target", "groups"),
+    [
+        ("all", {"measure": 2, "layer": 4, "scores": 1, "run": 9, "report": 1}),  # and data, baseline: 19 submissions
+        ("paper", {"measure": 6, "layer": 10, "scores": 1, "run": 57, "report": 2}),  # download, data, 3 baselines: 81
+    ],
+)
+def test_few_jobs_are_submitted_to_slurm(shipped, target, groups):
+    output = shipped.snakemake(target, "--dry-run", "--workflow-profile", "profiles/slurm")
+    assert Counter(re.findall(r"^\[[^\]]*\] Group job (\w+)", output, re.MULTILINE)) == groups
+    alone = {"data", "baseline", "download_cifar10", target}
+    assert set(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE)) <= alone
 
 
 def entries(section):

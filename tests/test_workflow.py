@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -53,6 +53,17 @@ def test_a_job_depends_on_the_modules_that_it_loads(finished):
     del declared["all"]
     assert len(declared) == 13
     assert dict(loaded) == declared
+
+
+def test_what_each_rule_has_cost(finished):
+    """Read from the benchmark files: as many jobs of each rule as ran."""
+    project, ran = finished
+    header, *rows = (line.split() for line in project.python("-m", "workflow.costs").splitlines())
+    assert header == ["jobs", "total_s", "mean_s", "longest_s", "memory_mb"]
+    counts = Counter(job.rule for job in ran if job.rule != "all")
+    assert {rule: int(jobs) for rule, jobs, *_ in rows[1:]} == counts
+    assert all(float(total) > 0 for _, _, total, *_ in rows[1:])
+    assert "nowhere: no benchmark file" in project.python("-m", "workflow.costs", "nowhere", succeeds=False)
 
 
 def test_another_threshold_prunes_and_finetunes_anew(project):
