@@ -11,7 +11,7 @@ include: "workflow/rules/common.smk"  # configuration, names, helpers
 include: "workflow/rules/train.smk"  # data, baseline
 include: "workflow/rules/analyse.smk"  # activations, spectrum, autoencoder, scores
 include: "workflow/rules/prune.smk"  # prune, finetune, evaluate
-include: "workflow/rules/report.smk"  # tables, figures
+include: "workflow/rules/report.smk"  # tables, studies, figures
 
 
 rule all:
@@ -19,19 +19,13 @@ rule all:
         target("all"),
 
 
-rule token:
-    input:
-        target("token"),
+for name in set(config["targets"]) - {"all"}:
 
-
-rule paper:
-    input:
-        target("paper"),
-
-
-rule ablations:
-    input:
-        target("ablations"),
+    rule:
+        name:
+            name
+        input:
+            target(name),
 
 
 onstart:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scap.errors import ScapError
 from scap.figure_runs import finetuning_figure, tradeoff_figure
+from scap.figure_studies import study_figure
 from scap.figure_style import (
     COLOURS,
     DASHES,
@@ -35,6 +36,7 @@ __all__ = [
     "finetuning_figure",
     "method_figure",
     "save",
+    "study_figure",
     "tradeoff_figure",
 ]
 

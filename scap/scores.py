@@ -22,7 +22,10 @@ Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the 
 
 @dataclass(frozen=True)
 class CriterionSettings:
-    """How a channel's importance is made; the configuration's `criteria` have the same keys."""
+    """How a channel's importance is made; the configuration's `criteria` have the same keys.
+
+    `inverted` turns a ranking round, as a control: a criterion that tells channels apart does worse then.
+    """
 
     method: str = "scap"
     fusion: str = "additive"
@@ -30,6 +33,7 @@ class CriterionSettings:
     fidelity_normalisation: str = "min-max"
     magnitude_normalisation: str = "min-max"
     seed: int = 0
+    inverted: bool = False
 
     def __post_init__(self) -> None:
         choices = {
@@ -86,7 +90,8 @@ def channel_scores(layer: str, fidelity: Values | None, norms: Values, settings:
         return {"fidelity": nothing, "magnitude": magnitude, "score": generator.random(len(norms))}
     if fidelity is None or len(fidelity) != len(norms):
         raise ScapError(f"layer {layer}: the criterion needs one fidelity per output channel ({len(norms)})")
-    return {"fidelity": fidelity, "magnitude": magnitude, "score": importance(fidelity, norms, settings)}
+    score = importance(fidelity, norms, settings)
+    return {"fidelity": fidelity, "magnitude": magnitude, "score": 1 - score if settings.inverted else score}
 
 
 def score_table(columns: Mapping[str, Mapping[str, Values]]) -> "pd.DataFrame":

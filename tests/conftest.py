@@ -47,11 +47,10 @@ criteria:
 comparisons:
   quick:
     - {networks: [tiny], seeds: [0], criteria: [scap, scap-second, l1, uniform], thresholds: [0.5], tracks: [short]}
+studies:
+  readings: {network: tiny, seeds: [0], threshold: 0.5, criteria: [scap-second, scap, uniform]}
 targets:
-  all: [quick]
-  token: [quick]
-  paper: [quick]
-  ablations: [quick]
+  all: [quick, readings]
 """
 # Notes, when a job ends, which of the project's files it has imported.
 HOOK = """

@@ -62,12 +62,13 @@ AT_THE_KEY = [
     ("networks.vgg16-digits.baseline", {"epochs": 1}, "'batch_size' is a required property. Training of the baseline."),
     ("autoencoders.tanh8.calibration", "defualt", "'defualt' is not in calibrations; did you mean 'default'?"),
     ("datasets.cifar10", {"source": "cifar10"}, "'root' is missing; name the folder of the official files"),
-    ("targets.token", ["tokens"], "'tokens' is not in comparisons; did you mean 'token'?"),
+    ("targets.token", ["tokens"], "'tokens' is not in comparisons or studies; did you mean 'token'?"),
+    ("studies.half-readings.network", "half", "'half' is not in networks; choose one of"),
+    ("studies.half-readings.criteria", ["skap"], "'skap' is not in criteria; did you mean 'scap'?"),
 ]
 AT_ITS_ENTRY = [
     ("networks.vgg16-digits.baseline.epoch", 3, "unknown key 'epoch'; did you mean 'epochs'?"),
     ("comparisons.quickstart.0.threshold", [1], "unknown key 'threshold'; did you mean 'thresholds'?"),
-    ("targets.papers", ["cifar10"], "unknown key 'papers'; did you mean 'paper'?"),
     ("criteria.scap.colour", 1, "unknown key 'colour'; the keys are method, autoencoder, fusion, alpha, "),
     ("criteria.My_Criterion", {"method": "l1"}, "'My_Criterion' cannot be a name; use lower-case letters, digits and "),
     ("criteria.l1-own.uniform", True, "'uniform' needs 'widths_of'; name the criterion whose MACs it meets"),

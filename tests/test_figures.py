@@ -66,6 +66,22 @@ def method(path, height, width):
     return write(path, pd.DataFrame(rows, columns=["panel", "row", "column", "value"]))
 
 
+def study(path, readings=29, seeds=(0, 1, 2)):
+    """Readings whose size lies nearer to the published one the later they come; the last ranks nothing."""
+    rows = [
+        {
+            **{"criterion": f"reading-{index}", "seed": seed, "threshold": 0.6, "distance_to_published": readings - index},
+            **{"macs_removed": 0.5 + 0.01 * index + 0.01 * seed, "params_removed": 0.6 + 0.01 * index},
+            **{"rank_correlation_first": 1 - 0.02 * index - 0.01 * seed, "rank_correlation_l1": -0.1 * (index % 3)},
+        }
+        for index in range(readings)
+        for seed in seeds
+    ]
+    table = pd.DataFrame(rows)
+    table.loc[table["criterion"] == f"reading-{readings - 1}", ["rank_correlation_first", "rank_correlation_l1"]] = np.nan
+    return write(path, table)
+
+
 QUARTER = {layer: width // 4 for layer, width in VGG.items()}
 WIDE = {layer: 2 * width for layer, width in VGG.items()}
 # Each figure over sizes from the smallest to the fullest.
@@ -85,6 +101,8 @@ FIGURES = {
     "tradeoff-many": lambda folder: figures.tradeoff_figure(
         runs(folder / "r.csv", criteria=CRITERIA, tracks=["paper", "best"])
     ),
+    "study": lambda folder: figures.study_figure(study(folder / "s.csv")),
+    "study-two": lambda folder: figures.study_figure(study(folder / "s.csv", readings=2, seeds=[0])),
     "finetuning": lambda folder: figures.finetuning_figure({"scap": history(folder / "h.csv", 20)}),
     "finetuning-epoch": lambda folder: figures.finetuning_figure({"scap": history(folder / "h.csv", 1)}),
     "finetuning-many": lambda folder: figures.finetuning_figure(
@@ -277,6 +295,18 @@ def test_finetuning_marks_the_odd_one_out(tmp_path):
     assert figure.axes[0].get_ylabel() == "top-1 (%)"
 
 
+def test_a_study_is_sorted_by_distance_and_shows_means_and_ranges(tmp_path):
+    left, right = figures.study_figure(study(tmp_path / "s.csv", readings=3)).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["reading-0", "reading-1", "reading-2"]  # upwards
+    flops, params = (container.lines[0].get_xdata() for container in left.containers)
+    assert flops == pytest.approx([51, 52, 53])
+    assert params == pytest.approx([60, 61, 62])
+    (bars,) = left.containers[0].lines[2]
+    assert bars.get_segments()[0][:, 0] == pytest.approx([50, 52])
+    assert right.containers[0].lines[0].get_xdata() == pytest.approx([0.99, 0.97, np.nan], nan_ok=True)
+    assert [line.get_xdata()[0] for line in left.lines if line.get_linestyle() == "--"] == pytest.approx([90.11, 96.30])
+
+
 def test_finetuning_without_histories():
     with pytest.raises(ScapError, match="no history"):
         figures.finetuning_figure({})
@@ -287,6 +317,7 @@ TABLES = {
     "scores": (lambda path: scores(path, QUARTER), lambda path: figures.fidelity_figure(path, 0.6)),
     "channels": (lambda path: channels(path, VGG), figures.channels_figure),
     "runs": (runs, figures.tradeoff_figure),
+    "study": (study, figures.study_figure),
     "history": (lambda path: history(path, 3), lambda path: figures.finetuning_figure({"scap": path})),
 }
 COLUMNS = {
@@ -294,6 +325,7 @@ COLUMNS = {
     "scores": "score",
     "channels": "after",
     "runs": "macs_removed",
+    "study": "macs_removed",
     "history": "loss",
 }
 

@@ -161,7 +161,7 @@ def test_resources_reach_the_scheduler(submitted):
 
 
 def test_short_jobs_share_submissions(submitted):
-    """36 jobs: data, baseline, two on the baseline, all layers, all scores, four runs (each twice, or more), the report."""
+    """38 jobs: data, baseline, two on the baseline, all layers, all scores, four runs (each twice, or more), the report."""
     assert len(jobs_of(submitted)) - len(jobs_of(submitted, "rule_run")) == 7
     assert len(jobs_of(submitted, "rule_run")) == sum(
         len(attempts(submitted, name)) for name in ("scap", "scap-second", "l1", "uniform")

@@ -7,6 +7,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,9 @@ def from_pruning(criteria: set[str], figures: set[str]) -> dict[str, set[str]]:
     return {**dict.fromkeys(("prune", "finetune", "evaluate"), criteria), "table": {""}, "figure": figures}
 
 
+STUDY = {"study": {""}, "study_figure": {""}}
+
+
 def test_all_artifacts_are_made(project):
     """Also that the parts of the config reach the steps: three layers, eight epochs, four runs."""
     fidelities = {path.stem for path in (project / f"{NETWORK}/autoencoders/second").glob("*.csv")}
@@ -33,6 +37,15 @@ def test_all_artifacts_are_made(project):
     figures = {path.name for path in (project / "results/figures/quick").iterdir() if path.suffix != ".json"}
     names = ("tradeoff", "finetuning", "method", "fidelity", "channels")
     assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")}
+    study = pd.read_csv(project / "results/tables/readings.csv", index_col="criterion")
+    runs = pd.read_csv(project / "results/tables/quick.csv", index_col="criterion")
+    assert list(study.index) == ["scap-second", "scap", "uniform"]
+    for column in ("macs", "params", "macs_removed", "params_removed"):  # as in the networks that were pruned
+        assert (study[column] == runs.loc[study.index, column]).all()
+    assert study.loc["scap-second", ["rank_correlation_first", "kept_in_common_first"]].tolist() == [1, 1]
+    assert study.loc["uniform", "rank_correlation_l1"] == 1
+    assert study["autoencoder.bottleneck"].tolist()[:2] == [3, 2]
+    assert (project / "results/figures/readings/study.png").is_file()
 
 
 def test_a_second_run_has_nothing_to_do(project):
@@ -51,7 +64,7 @@ def test_a_job_depends_on_the_modules_that_it_loads(finished):
         # scap/__init__.py computes nothing.
         loaded[note["rule"]] |= {name for name in names if name.startswith(("scap/", "workflow/"))} - {"scap/__init__.py"}
     del declared["all"]
-    assert len(declared) == 13
+    assert len(declared) == 15
     assert dict(loaded) == declared
 
 
@@ -75,14 +88,14 @@ def test_another_alpha_scores_anew(project):
     """And so do the controls that take their widths from this criterion, but not the other one."""
     with project.edited(CONFIG, "alpha: 0.75", "alpha: 0.5"):
         figures = {"tradeoff", "finetuning", "fidelity", "channels"}
-        assert project.plan() == {"scores": {"scap"}, **from_pruning(CRITERIA - {"scap-second"}, figures)}
+        assert project.plan() == {"scores": {"scap"}, **STUDY, **from_pruning(CRITERIA - {"scap-second"}, figures)}
 
 
 def test_another_bottleneck_makes_its_autoencoders_anew(project):
     with project.edited(CONFIG, "bottleneck: 3", "bottleneck: 4"):
         autoencoders = {f"second/{layer}" for layer in LAYERS}
         after = from_pruning({"scap-second"}, {"tradeoff", "finetuning"})
-        assert project.plan() == {"autoencoder": autoencoders, "scores": {"scap-second"}, **after}
+        assert project.plan() == {"autoencoder": autoencoders, "scores": {"scap-second"}, **STUDY, **after}
 
 
 def test_another_training_makes_all_but_the_data_anew(project):
@@ -100,6 +113,7 @@ def test_an_edited_module_reruns_what_it_computes(project):
             "autoencoder": {f"{name}/{layer}" for name in ("first", "second") for layer in LAYERS},
             "scores": {"scap", "scap-second"},
             "method_table": {""},
+            **STUDY,
             **from_pruning(CRITERIA, {"tradeoff", "finetuning", "method", "fidelity", "channels"}),
         }
 
@@ -116,7 +130,7 @@ def test_a_deleted_autoencoder_is_made_again_alone(project):
     weights.unlink()
     figures = {"tradeoff", "finetuning", "fidelity", "channels"}
     after = from_pruning(CRITERIA - {"scap-second"}, figures)
-    assert project.plan() == {"autoencoder": {"first/conv2_2"}, "scores": {"scap"}, **after}
+    assert project.plan() == {"autoencoder": {"first/conv2_2"}, "scores": {"scap"}, **STUDY, **after}
     project.snakemake(str(weights.relative_to(project.folder)))
     assert (weights.read_bytes(), scores.read_bytes()) == before
     assert NOTHING in project.snakemake()  # the remade files equal the old ones, so nothing follows

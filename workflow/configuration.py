@@ -66,9 +66,15 @@ def check_references(config: dict) -> None:
             raise ConfigurationError(
                 f"config: comparisons.{name}: the figure 'method' needs a criterion of method scap; add one"
             )
-    for name, comparisons in config["targets"].items():
-        for comparison in comparisons:
-            _known(comparison, config["comparisons"], f"targets.{name}", "comparisons")
+    for name, study in config["studies"].items():
+        _known(study["network"], config["networks"], f"studies.{name}.network", "networks")
+        for criterion in study["criteria"]:
+            _known(criterion, config["criteria"], f"studies.{name}.criteria", "criteria")
+        if name in config["comparisons"]:
+            raise ConfigurationError(f"config: studies.{name}: a comparison has this name too; rename one of them")
+    for name, members in config["targets"].items():
+        for member in members:
+            _known(member, config["comparisons"] | config["studies"], f"targets.{name}", "comparisons or studies")
 
 
 def _check_criterion(name: str, entry: dict, criteria: dict) -> None:

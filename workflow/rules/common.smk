@@ -43,6 +43,7 @@ wildcard_constraints:
     autoencoder="|".join(config["autoencoders"]),
     criterion="|".join(config["criteria"]),
     comparison="|".join(config["comparisons"]),
+    study="|".join(config["studies"]) or "(?!)",
     figure="|".join(FIGURES),
     threshold=r"0(\.\d+)?|1(\.0+)?|\d(\.\d+)?e-\d+",  # as Python writes a number in [0, 1]
     track=r"[a-z0-9-]+",
@@ -124,6 +125,39 @@ def runs(comparison):
         for values in product(*(grid[plural] for plural in keys.values()))
     ]
     return [run for index, run in enumerate(all_runs) if run not in all_runs[:index]]
+
+
+def study_scores(study):
+    """Criteria whose scores a study reads: its own, and those that give widths to some of them."""
+    names = config["studies"][study]["criteria"]
+    return list(dict.fromkeys(other for name in names for other in (name, config["criteria"][name].get("widths_of", name))))
+
+
+def of_study(pattern):
+    """Input function: a file pattern for every seed and criterion of a study, by seed, each file once."""
+
+    def files(wildcards):
+        study = config["studies"][wildcards.study]
+        every = product([study["network"]], study["seeds"], study_scores(wildcards.study))
+        names = (pattern.format(network=network, seed=seed, criterion=criterion) for network, seed, criterion in every)
+        return list(dict.fromkeys(names))
+
+    return files
+
+
+def study_settings(wildcards):
+    """A study with each criterion's settings spelt out, those of its autoencoder and calibration too."""
+    study = config["studies"][wildcards.study]
+    criteria = {}
+    for name in study["criteria"]:
+        entry = dict(config["criteria"][name])
+        if entry["method"] == "scap":
+            autoencoder = config["autoencoders"][entry["autoencoder"]]
+            entry |= {f"autoencoder.{key}": value for key, value in autoencoder.items()}
+            entry |= {f"calibration.{key}": value for key, value in config["calibrations"][autoencoder["calibration"]].items()}
+        criteria[name] = entry
+    multiple = config["networks"][study["network"]]["multiple"]
+    return study | {"criteria": criteria, "multiple": multiple, "scored": study_scores(wildcards.study)}
 
 
 def of_runs(pattern):
@@ -236,9 +270,13 @@ def figure_settings(wildcards):
 
 
 def target(name):
-    """Every artifact of the target's comparisons; activations and spectra are caches and may be deleted."""
+    """Every artifact of the target's comparisons and studies; activations and spectra are caches and may be deleted."""
     files = []
     for comparison in config["targets"][name]:
+        if comparison in config["studies"]:
+            files += [f"results/tables/{comparison}.csv"]
+            files += [f"results/figures/{comparison}/study.{suffix}" for suffix in ("png", "pdf")]
+            continue
         files += expand(f"results/figures/{comparison}/{{figure}}.{{suffix}}", figure=FIGURES, suffix=["png", "pdf"])
         files.append(f"results/tables/{comparison}.csv")
         for run in runs(comparison):

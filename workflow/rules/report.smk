@@ -21,6 +21,48 @@ rule table:
         "../scripts/runs_table.py"
 
 
+rule study:
+    """One row a reading of the criterion and seed: size at the threshold, agreement of the ranking with the first one and with L1."""
+    input:
+        baselines=of_study(f"{NETWORK}/baseline.safetensors"),
+        scores=of_study(f"{CRITERION}/scores.csv"),
+        library=library("study.py"),
+    output:
+        "results/tables/{study}.csv",
+    log:
+        log_of("results/tables/{study}"),
+    benchmark:
+        benchmark_of("results/tables/{study}")
+    threads: 1
+    resources:
+        runtime=more(30),
+        mem_mb=more(2000),
+    params:
+        cfg=study_settings,
+    script:
+        "../scripts/study.py"
+
+
+rule study_figure:
+    """The readings of a study side by side."""
+    input:
+        table="results/tables/{study}.csv",
+        library=library("study_figure.py"),
+    output:
+        png="results/figures/{study}/study.png",
+        pdf="results/figures/{study}/study.pdf",
+    log:
+        log_of("results/figures/{study}/study"),
+    benchmark:
+        benchmark_of("results/figures/{study}/study")
+    threads: 1
+    resources:
+        runtime=more(5),
+        mem_mb=more(1000),
+    script:
+        "../scripts/study_figure.py"
+
+
 rule method_table:
     """One channel through the method: its field, spectrum and reconstruction."""
     input:

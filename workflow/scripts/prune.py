@@ -3,22 +3,18 @@
 import pandas as pd
 import torch
 from job import job
+from plans import make_plan
 from table import write_table
 
-from scap.pruning import load_network, prune_network, read_metadata, save_network, uniform_widths
-from scap.scores import plan_at, plan_of_widths
+from scap.pruning import load_network, prune_network, read_metadata, save_network
 
 
 def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model: str, channels: str) -> None:
     network, metadata = load_network(baseline), read_metadata(baseline)
     example = torch.zeros(metadata["example_shape"])
     own = pd.read_csv(scores)
-    plan = plan_at(pd.read_csv(width_scores[0]) if width_scores else own, cfg["threshold"], cfg["multiple"])
-    if width_scores:
-        widths = {layer: len(kept) for layer, kept in plan.items()}
-        if cfg["uniform"]:
-            widths = uniform_widths(network, plan, example, cfg["multiple"])
-        plan = plan_of_widths(own, widths, cfg["multiple"])
+    widths_of = pd.read_csv(width_scores[0]) if width_scores else None
+    plan = make_plan(network, example, own, widths_of, cfg["uniform"], cfg)
     pruned = prune_network(network, plan, example)
     save_network(
         model,

@@ -17,6 +17,7 @@ def row(run: dict, metrics_path: str, baseline_path: str, history_path: str) -> 
         "top1_baseline": before["top1"],
         "top1_pruned": pruned["top1"],
         "top1": tuned["top1"],
+        "holdout_top1": history["holdout_top1"].iloc[-1],
         "macs_baseline": before["macs"],
         "macs": tuned["macs"],
         "macs_removed": 1 - tuned["macs"] / before["macs"],
