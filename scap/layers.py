@@ -1,4 +1,4 @@
-"""Names of the prunable convolutions of each architecture, known without building a network (or importing torch)."""
+"""Layers by name, without importing torch: which convolutions of an architecture can be pruned, and what a plan is."""
 
 VGG16_BLOCKS = (2, 2, 3, 3, 3)  # convolutions per block, Simonyan and Zisserman 2015, configuration D
 
@@ -7,3 +7,5 @@ PRUNABLE = {
     # Only the first convolution of a residual block: the others write into the residual stream, which couples them.
     "resnet20": [f"block{i}_{j}.conv1" for i in (1, 2, 3) for j in (1, 2, 3)],
 }
+
+Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT

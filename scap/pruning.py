@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from scap.activations import conv_layers
 from scap.counting import count_operations
 from scap.errors import ScapError
-from scap.scores import Plan
+from scap.layers import Plan
 
 FORMAT = "scap-network-1"
 FIELDS = ("architecture", "arguments", "plan", "example_shape", "extra")

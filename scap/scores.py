@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scap.errors import ScapError
+from scap.layers import Plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +18,6 @@ METHODS = ("scap", "l1", "random")
 FUSIONS = ("additive", "multiplicative", "fidelity", "magnitude")
 NORMALISATIONS = ("raw", "min-max", "max", "mean")
 Values = NDArray[np.float64]
-Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT
 
 
 @dataclass(frozen=True)

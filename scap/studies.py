@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from scap.errors import ScapError
-from scap.scores import Plan
+from scap.layers import Plan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -118,6 +118,14 @@ def test_an_edited_module_reruns_what_it_computes(project):
         }
 
 
+def test_an_edit_of_the_scores_trains_no_baseline_and_no_autoencoder(project):
+    text = (project / "scap/scores.py").read_text()
+    with project.edited("scap/scores.py", text, text + "# edited\n"):
+        plan = project.plan()
+    assert plan["scores"] == CRITERIA
+    assert not {"data", "baseline", "activations", "spectrum", "autoencoder"} & set(plan)
+
+
 def test_a_touched_module_reruns_nothing(project):
     for path in (project / "scap").glob("*.py"):
         os.utime(path)

@@ -3,8 +3,9 @@
 import pandas as pd
 from torch import Tensor, nn
 
+from scap.layers import Plan
 from scap.pruning import uniform_widths
-from scap.scores import Plan, plan_at, plan_of_widths
+from scap.scores import plan_at, plan_of_widths
 
 
 def make_plan(
