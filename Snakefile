@@ -7,6 +7,9 @@ min_version("9.0")
 configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"  # configuration, names, helpers
 include: "workflow/rules/train.smk"  # data, baseline
 include: "workflow/rules/analyse.smk"  # activations, spectrum, autoencoder, scores

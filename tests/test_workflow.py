@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -103,6 +104,15 @@ def test_another_training_makes_all_but_the_data_anew(project):
         plan = project.plan()
     assert set(plan) >= {"baseline", "evaluate_baseline", "activations", "scores", "figure"}
     assert "data" not in plan
+
+
+def test_the_report_is_one_page_with_tables_figures_and_provenance(project):
+    """Self-contained: nothing is fetched when it is opened."""
+    project.snakemake("--report", "report.html")
+    page = (project / "report.html").read_text()
+    for name in ("tables/quick.csv", "tables/readings.csv", "figures/quick/tradeoff.png", "figures/readings/study.png"):
+        assert f"results/{name}" in page
+    assert not re.search(r"""<(?:script|link|img)[^>]*(?:src|href)=["']https?:""", page)
 
 
 def test_an_edited_module_reruns_what_it_computes(project):

@@ -6,7 +6,12 @@ rule table:
         histories=of_runs(f"{RUN}/history.csv"),
         library=library("runs_table.py"),
     output:
-        "results/tables/{comparison}.csv",
+        report(
+            "results/tables/{comparison}.csv",
+            caption="../report/table.rst",
+            category="{comparison}",
+            labels={"result": "table of runs"},
+        ),
     log:
         log_of("results/tables/{comparison}"),
     benchmark:
@@ -28,7 +33,12 @@ rule study:
         scores=of_study(f"{CRITERION}/scores.csv"),
         library=library("study.py"),
     output:
-        "results/tables/{study}.csv",
+        report(
+            "results/tables/{study}.csv",
+            caption="../report/study.rst",
+            category="{study}",
+            labels={"result": "table of readings"},
+        ),
     log:
         log_of("results/tables/{study}"),
     benchmark:
@@ -49,7 +59,12 @@ rule study_figure:
         table="results/tables/{study}.csv",
         library=library("study_figure.py"),
     output:
-        png="results/figures/{study}/study.png",
+        png=report(
+            "results/figures/{study}/study.png",
+            caption="../report/study.rst",
+            category="{study}",
+            labels={"result": "figure of readings"},
+        ),
         pdf="results/figures/{study}/study.pdf",
     log:
         log_of("results/figures/{study}/study"),
@@ -92,7 +107,12 @@ rule figure:
         tables=figure_tables,
         library=library("figure.py"),
     output:
-        png="results/figures/{comparison}/{figure}.png",
+        png=report(
+            "results/figures/{comparison}/{figure}.png",
+            caption="../report/figure.rst",
+            category="{comparison}",
+            labels={"result": "figure: {figure}"},
+        ),
         pdf="results/figures/{comparison}/{figure}.pdf",
     log:
         log_of("results/figures/{comparison}/{figure}"),
