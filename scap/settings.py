@@ -16,7 +16,8 @@ class TrainingSettings:
     `learning_rate` is the peak, `warmup` the fraction of the steps that lead up to it, `crop` the padding and
     `cutout` the side of the square in pixels, `ema` the decay per step of the weights' moving average,
     `distillation` the weight of the teacher's logits, softened by `temperature`, against that of the labels.
-    `precision` is that of convolutions and linear layers; weights, sums and measurements are float32 either way.
+    `precision` is that of convolutions and linear layers; weights, sums and measurements are float32 either way, and
+    so is everything on hardware that does not compute in bfloat16.
     """
 
     epochs: int

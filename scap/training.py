@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from scap.progress import History, fingerprint, load_progress, save_progress
 from scap.settings import TrainingSettings, learning_rate_at
 
 Device = torch.device | str
+logger = logging.getLogger(__name__)
 
 
 def reset_network(network: nn.Module, seed: int) -> None:
@@ -72,6 +74,21 @@ def training_loss(logits: Tensor, labels: Tensor, settings: TrainingSettings, te
     return (1 - settings.distillation) * loss + settings.distillation * settings.temperature**2 * divergence
 
 
+def computes_in_bfloat16(device: Device) -> bool:
+    """Whether the device's hardware multiplies in bfloat16; where it does not, PyTorch emulates it, many times slower."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _autocasts(settings: TrainingSettings, device: Device) -> bool:
+    if settings.precision == "float32" or computes_in_bfloat16(device):
+        return settings.precision == "bfloat16"
+    logger.warning("precision: this %s does not compute in bfloat16; training in float32", torch.device(device).type)
+    return False
+
+
 @dataclass(frozen=True)
 class _Run:
     """What one run trains and trains with, all of it on the device."""
@@ -81,6 +98,7 @@ class _Run:
     teacher: nn.Module | None
     optimiser: torch.optim.SGD
     settings: TrainingSettings
+    autocast: bool
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name; aliases, not copies."""
@@ -112,7 +130,8 @@ def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSett
     for parameter in network.parameters():  # as the first step would make them, so that state() is complete
         optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     average = copy.deepcopy(network).requires_grad_(False) if settings.ema else None
-    return _Run(network, average, teacher if settings.distillation else None, optimiser, settings)
+    teacher = teacher if settings.distillation else None
+    return _Run(network, average, teacher, optimiser, settings, _autocasts(settings, device))
 
 
 def _identity(run: _Run, dataset: Dataset, seed: int) -> str:
@@ -146,7 +165,7 @@ def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int)
         rate = learning_rate_at(settings, (step + 0.5) / (settings.epochs * steps))
         for group in run.optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=run.autocast):
             logits = network(inputs).float()
             with torch.no_grad():
                 teacher_logits = run.teacher(inputs).float() if run.teacher is not None else None

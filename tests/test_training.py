@@ -79,14 +79,25 @@ def test_it_learns_what_can_be_learned(dataset):
     assert history[-1]["loss"] < history[0]["loss"]
 
 
-@pytest.mark.parametrize(("precision", "computed"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_the_precision_is_that_of_training_and_not_of_what_is_kept(dataset, precision, computed):
+@pytest.mark.parametrize(
+    ("precision", "capable", "computed"),
+    [("float32", True, torch.float32), ("bfloat16", True, torch.bfloat16), ("bfloat16", False, torch.float32)],
+)
+def test_the_precision_is_that_of_training_and_not_of_what_is_kept(dataset, precision, capable, computed, monkeypatch, caplog):
+    monkeypatch.setattr(training, "computes_in_bfloat16", lambda device: capable)
     network, seen = small_network(), {True: set(), False: set()}
     network[0].register_forward_hook(lambda layer, inputs, output: seen[layer.training].add(output.dtype))
     history = train(network, dataset, settings(epochs=12, precision=precision), seed=0)
     assert seen == {True: {computed}, False: {torch.float32}}
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
     assert history[-1]["holdout_top1"] > 90
+    assert ("does not compute in bfloat16; training in float32" in caplog.text) == (not capable)
+
+
+def test_bfloat16_is_computed_where_the_hardware_has_it(monkeypatch):
+    for capabilities, expected in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert training.computes_in_bfloat16("cpu") == expected
 
 
 def test_the_history_has_one_row_an_epoch_and_is_what_report_was_told(dataset):
