@@ -12,7 +12,7 @@ from scap.autoencoder import AutoencoderSettings, fidelities
 from scap.fitting import fit_autoencoder
 from scap.pruning import prunable_layers
 from scap.scores import CriterionSettings, Values, channel_scores, filter_norms, score_table
-from scap.spectra import open_spectra, write_spectra
+from scap.spectra import activation_rms, open_spectra, write_spectra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,29 +36,32 @@ def score_network(
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
     names = list(layers) if layers is not None else prunable_layers(network, images[:1])
+    convolutions = conv_layers(network)
+    magnitudes = {layer: filter_norms(convolutions[layer].weight.detach().cpu().numpy()) for layer in names}
     faithful: dict[str, Values] = {}
     if criterion.method == "scap":
         with tempfile.TemporaryDirectory(prefix="scap-") as folder:
             activations = Path(folder) / "activations.safetensors"
             record_activations(network, images, names, activations, outputs=outputs, report=report)
             for layer in names:
-                faithful[layer] = _fidelity(activations, layer, autoencoder, str(images.device), report)
-    convolutions = conv_layers(network)
-    norms = {layer: filter_norms(convolutions[layer].weight.detach().cpu().numpy()) for layer in names}
-    return score_table({layer: channel_scores(layer, faithful.get(layer), norms[layer], criterion) for layer in names})
+                faithful[layer], loudness = _measure(activations, layer, autoencoder, str(images.device), report)
+                if criterion.magnitude == "activation":
+                    magnitudes[layer] = loudness
+    return score_table({layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], criterion) for layer in names})
 
 
-def _fidelity(
+def _measure(
     activations: Path,
     layer: str,
     settings: AutoencoderSettings,
     device: str,
     report: Callable[[Mapping[str, float]], None] | None,
-) -> Values:
+) -> tuple[Values, Values]:
+    """Fidelity and RMS of the output activation, (K,) each."""
     path = activations
     if settings.domain == "frequency":
         path = activations.with_name("spectra.safetensors")
         write_spectra(activations, layer, path)
     spectra = open_spectra(path, layer, settings.domain)
     fitted = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
-    return fidelities(fitted, spectra, settings).numpy()
+    return fidelities(fitted, spectra, settings).numpy(), activation_rms(spectra).numpy()

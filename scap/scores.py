@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 METHODS = ("scap", "l1", "random")
 FUSIONS = ("additive", "multiplicative", "fidelity", "magnitude")
 NORMALISATIONS = ("raw", "min-max", "max", "mean")
+MAGNITUDES = ("filter", "activation")
 Values = NDArray[np.float64]
 
 
@@ -24,12 +25,14 @@ Values = NDArray[np.float64]
 class CriterionSettings:
     """How a channel's importance is made; the configuration's `criteria` have the same keys.
 
-    `inverted` turns a ranking round, as a control: a criterion that tells channels apart does worse then.
+    `magnitude` says what M_k measures: the L1 norm of the filter, or the RMS of the output activation over the calibration
+    images. `inverted` turns a ranking round, as a control: a criterion that tells channels apart does worse then.
     """
 
     method: str = "scap"
     fusion: str = "additive"
     alpha: float = 0.75
+    magnitude: str = "filter"
     fidelity_normalisation: str = "min-max"
     magnitude_normalisation: str = "min-max"
     seed: int = 0
@@ -39,12 +42,15 @@ class CriterionSettings:
         choices = {
             "method": METHODS,
             "fusion": FUSIONS,
+            "magnitude": MAGNITUDES,
             "fidelity_normalisation": NORMALISATIONS,
             "magnitude_normalisation": NORMALISATIONS,
         }
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise ScapError(f"criterion: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
+        if self.method != "scap" and self.magnitude == "activation":
+            raise ScapError(f"criterion: magnitude 'activation' needs method 'scap'; '{self.method}' looks at no activations")
         if not 0 <= self.alpha <= 1:
             raise ScapError(f"criterion: alpha is {self.alpha}; it must lie in [0, 1]")
 
@@ -67,30 +73,31 @@ def normalise_term(values: Values, how: str) -> Values:
     return (values - low) / scale if scale > 0 else np.ones_like(values)
 
 
-def importance(fidelity: Values, norms: Values, settings: CriterionSettings) -> Values:
+def importance(fidelity: Values, magnitude: Values, settings: CriterionSettings) -> Values:
     """I_k = α·g(1 − F_k) + (1 − α)·M_k over one layer (equation 11), or another `fusion` of the two terms, (K,)."""
     unfaithful = normalise_term(np.clip(1 - fidelity, 0, None), settings.fidelity_normalisation)
-    magnitude = normalise_term(norms, settings.magnitude_normalisation)
+    magnitude = normalise_term(magnitude, settings.magnitude_normalisation)
     if settings.fusion == "additive":
         return settings.alpha * unfaithful + (1 - settings.alpha) * magnitude
     return {"multiplicative": unfaithful * magnitude, "fidelity": unfaithful, "magnitude": magnitude}[settings.fusion]
 
 
-def channel_scores(layer: str, fidelity: Values | None, norms: Values, settings: CriterionSettings) -> dict[str, Values]:
+def channel_scores(layer: str, fidelity: Values | None, magnitude: Values, settings: CriterionSettings) -> dict[str, Values]:
     """Columns of the score table for one layer: `fidelity` (NaN for the controls), `magnitude` and `score`, each (K,).
 
-    `l1`: the score is the magnitude; `random`: uniform in [0, 1) by (seed, layer).
+    `magnitude` is what `settings.magnitude` names, not normalised yet. `l1`: the score is the magnitude; `random`: uniform
+    in [0, 1) by (seed, layer).
     """
-    magnitude = normalise_term(norms, settings.magnitude_normalisation)
-    nothing = np.full_like(norms, np.nan)
+    raw, magnitude = magnitude, normalise_term(magnitude, settings.magnitude_normalisation)
+    nothing = np.full_like(raw, np.nan)
     if settings.method == "l1":
         return {"fidelity": nothing, "magnitude": magnitude, "score": magnitude}
     if settings.method == "random":
         generator = np.random.default_rng([settings.seed, zlib.crc32(layer.encode())])
-        return {"fidelity": nothing, "magnitude": magnitude, "score": generator.random(len(norms))}
-    if fidelity is None or len(fidelity) != len(norms):
-        raise ScapError(f"layer {layer}: the criterion needs one fidelity per output channel ({len(norms)})")
-    score = importance(fidelity, norms, settings)
+        return {"fidelity": nothing, "magnitude": magnitude, "score": generator.random(len(raw))}
+    if fidelity is None or len(fidelity) != len(raw):
+        raise ScapError(f"layer {layer}: the criterion needs one fidelity per output channel ({len(raw)})")
+    score = importance(fidelity, raw, settings)
     return {"fidelity": fidelity, "magnitude": magnitude, "score": 1 - score if settings.inverted else score}
 
 

@@ -143,6 +143,14 @@ class Spectra:
             yield self.batch(slice(start, start + size))
 
 
+def activation_rms(spectra: Spectra, batch_size: int = 16) -> Tensor:
+    """Root mean square of Y_k over images and positions, (K,) float64 on the CPU; from the spectra, by Parseval (law 2)."""
+    total = torch.zeros(spectra.channels, dtype=torch.float64)
+    for batch in spectra.batches(batch_size):
+        total += batch.outputs.square().sum((0, 2)).double().cpu()
+    return (total / (spectra.images * spectra.layout.size)).sqrt()
+
+
 def _take(tensor: Tensor, images: slice | Tensor, dtype: torch.dtype) -> Tensor:
     return (tensor[images] if isinstance(images, slice) else tensor.index_select(0, images)).to(dtype)
 

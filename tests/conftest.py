@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of pytest-xdist share the cores
+
+settings.register_profile("untimed", deadline=None)  # other work may run beside the tests
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "config/config.yaml"

@@ -8,7 +8,7 @@ from scap.activations import record_activations
 from scap.autoencoder import AutoencoderSettings, fidelities
 from scap.fitting import _step, fit_autoencoder, random_autoencoder
 from scap.networks import build_network
-from scap.spectra import open_activations, spectra_of
+from scap.spectra import activation_rms, open_activations, spectra_of
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,16 @@ def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
     spectra = spectra_of(*open_activations(tmp_path / "a", layer))
     expected = fidelities(fit_autoencoder(spectra, SETTINGS, layer=layer), spectra, SETTINGS)
     torch.testing.assert_close(torch.tensor(table["fidelity"]), expected, rtol=0, atol=2e-3)  # float16 caches
+
+
+def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path):
+    layers = ["block1_1.conv1", "block2_1.conv1"]
+    criterion = scap.CriterionSettings(magnitude="activation", magnitude_normalisation="raw", fusion="magnitude")
+    table = scap.score_network(network, images, layers=layers, autoencoder=SETTINGS, criterion=criterion)
+    record_activations(network, images, layers, tmp_path / "a", dtype=torch.float32)
+    for layer, rows in table.groupby("layer"):
+        expected = activation_rms(spectra_of(*open_activations(tmp_path / "a", layer)))
+        torch.testing.assert_close(torch.tensor(rows["score"].to_numpy()), expected, rtol=1e-3, atol=1e-5)  # float16 caches
 
 
 def test_controls_need_no_images(network, images):

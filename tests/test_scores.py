@@ -87,6 +87,8 @@ def test_law_7_no_layer_is_emptied_and_zero_keeps_all(scores, threshold, multipl
     [
         ({"method": "scrap"}, "method 'scrap' is unknown; choose one of scap, l1, random"),
         ({"fusion": "sum"}, "fusion 'sum'"),
+        ({"magnitude": "gamma"}, "magnitude 'gamma' is unknown; choose one of filter, activation"),
+        ({"method": "l1", "magnitude": "activation"}, "magnitude 'activation' needs method 'scap'; 'l1' looks at no"),
         ({"alpha": 1.5}, r"alpha is 1.5; it must lie in \[0, 1\]"),
     ],
 )

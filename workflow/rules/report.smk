@@ -29,7 +29,7 @@ rule table:
 rule study:
     """One row a reading of the criterion and seed: size at the threshold, agreement of the ranking with the first one and with L1."""
     input:
-        baselines=of_study(f"{NETWORK}/baseline.safetensors"),
+        baselines=of_study(f"{NETWORK}/baseline.json"),
         scores=of_study(f"{CRITERION}/scores.csv"),
         library=library("study.py"),
     output:

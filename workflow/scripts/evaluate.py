@@ -1,4 +1,7 @@
-"""Measure networks on the test images: top-1, MACs, parameters. The only step that sees the test images."""
+"""Measure networks on the test images: top-1, MACs, parameters. The only step that sees the test images.
+
+What builds the unpruned network is noted beside, so that its size and that of any plan can be counted without the weights.
+"""
 
 import json
 from pathlib import Path
@@ -17,12 +20,13 @@ def measure(models: dict[str, str], data: str, cfg: dict, output: str, device: s
     dataset = open_dataset(data, cfg["architecture"])
     metrics: dict[str, object] = {}
     for name, path in models.items():
-        network = load_network(path)
-        counts = count_operations(network, torch.zeros(read_metadata(path)["example_shape"]))
+        network, metadata = load_network(path), read_metadata(path)
+        counts = count_operations(network, torch.zeros(metadata["example_shape"]))
         top1 = evaluate(network.to(device), dataset.test, dataset.mean, dataset.std, device)
         metrics[name] = {"top1": top1, **counts}
     environment = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
-    Path(output).write_text(json.dumps(metrics | environment, indent=2) + "\n")
+    built = {key: metadata[key] for key in ("architecture", "arguments", "example_shape")}
+    Path(output).write_text(json.dumps(metrics | {"network": built} | environment, indent=2) + "\n")
 
 
 if __name__ == "__main__":

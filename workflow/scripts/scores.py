@@ -12,11 +12,13 @@ from scap.scores import CriterionSettings, channel_scores, filter_norms, score_t
 def make_scores(baseline: str, fidelities: list[str], cfg: dict, seed: int, output: str) -> None:
     settings = CriterionSettings(**cfg["criterion"])
     settings = replace(settings, seed=settings.seed + seed)
-    columns = {}
     with safe_open(baseline, framework="numpy") as file:
-        for index, layer in enumerate(cfg["layers"]):
-            fidelity = pd.read_csv(fidelities[index])["fidelity"].to_numpy() if fidelities else None
-            columns[layer] = channel_scores(layer, fidelity, filter_norms(file.get_tensor(f"{layer}.weight")), settings)
+        magnitudes = {layer: filter_norms(file.get_tensor(f"{layer}.weight")) for layer in cfg["layers"]}
+    measured = {layer: pd.read_csv(path) for layer, path in zip(cfg["layers"], fidelities, strict=bool(fidelities))}
+    if settings.magnitude == "activation":
+        magnitudes = {layer: table["activation"].to_numpy() for layer, table in measured.items()}
+    faithful = {layer: table["fidelity"].to_numpy() for layer, table in measured.items()}
+    columns = {layer: channel_scores(layer, faithful.get(layer), values, settings) for layer, values in magnitudes.items()}
     score_table(columns).to_csv(output, index=False)
 
 

@@ -1,5 +1,8 @@
 """Compare readings of the criterion on the same baselines: sizes at the threshold, agreement of the rankings."""
 
+import json
+from pathlib import Path
+
 import pandas as pd
 import torch
 from job import job
@@ -7,13 +10,15 @@ from plans import make_plan
 from table import write_table
 
 from scap.counting import count_operations
-from scap.pruning import load_network, prune_network, read_metadata
+from scap.networks import build_network
+from scap.pruning import prune_network
 from scap.studies import distance_to_published, kept_in_common, rank_correlation
 
 
 def rows(baseline: str, tables: dict[str, pd.DataFrame], cfg: dict, seed: int) -> list[dict]:
-    """One row a criterion; `tables` by name, those first that others take their widths from."""
-    network, example = load_network(baseline), torch.zeros(read_metadata(baseline)["example_shape"])
+    """One row a criterion; `tables` by name. Only sizes are counted, so the weights do not matter."""
+    built = json.loads(Path(baseline).read_text())["network"]
+    network, example = build_network(built["architecture"], **built["arguments"]), torch.zeros(built["example_shape"])
     before = count_operations(network, example)
     found = []
     for name, entry in cfg["criteria"].items():
