@@ -12,7 +12,7 @@ from scap.autoencoder import AutoencoderSettings, fidelities
 from scap.fitting import fit_autoencoder
 from scap.pruning import prunable_layers
 from scap.scores import CriterionSettings, Values, channel_scores, filter_norms, score_table
-from scap.spectra import activation_rms, open_spectra, write_spectra
+from scap.spectra import activation_rms, open_activations, open_spectra, write_spectra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def score_network(
             record_activations(network, images, names, activations, outputs=outputs, report=report)
             for layer in names:
                 faithful[layer], loudness = _measure(activations, layer, autoencoder, str(images.device), report)
-                if criterion.magnitude == "activation":
+                if criterion.magnitude_of == "activation":
                     magnitudes[layer] = loudness
     return score_table({layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], criterion) for layer in names})
 
@@ -64,4 +64,4 @@ def _measure(
         write_spectra(activations, layer, path)
     spectra = open_spectra(path, layer, settings.domain)
     fitted = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
-    return fidelities(fitted, spectra, settings).numpy(), activation_rms(spectra).numpy()
+    return fidelities(fitted, spectra, settings).numpy(), activation_rms(open_activations(activations, layer)[1]).numpy()

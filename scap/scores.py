@@ -1,4 +1,4 @@
-"""From fidelities and filter norms to importance scores and pruning plans (docs/method.md, equations 10 to 12)."""
+"""From fidelities and magnitudes to importance scores and pruning plans (docs/method.md, equations 10 to 12)."""
 
 import zlib
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ Values = NDArray[np.float64]
 class CriterionSettings:
     """How a channel's importance is made; the configuration's `criteria` have the same keys.
 
-    `magnitude` says what M_k measures: the L1 norm of the filter, or the RMS of the output activation over the calibration
+    `magnitude_of` says what M_k measures: the L1 norm of the filter, or the RMS of the output activation over the calibration
     images. `inverted` turns a ranking round, as a control: a criterion that tells channels apart does worse then.
     """
 
     method: str = "scap"
     fusion: str = "additive"
     alpha: float = 0.75
-    magnitude: str = "filter"
+    magnitude_of: str = "filter"
     fidelity_normalisation: str = "min-max"
     magnitude_normalisation: str = "min-max"
     seed: int = 0
@@ -42,15 +42,17 @@ class CriterionSettings:
         choices = {
             "method": METHODS,
             "fusion": FUSIONS,
-            "magnitude": MAGNITUDES,
+            "magnitude_of": MAGNITUDES,
             "fidelity_normalisation": NORMALISATIONS,
             "magnitude_normalisation": NORMALISATIONS,
         }
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise ScapError(f"criterion: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
-        if self.method != "scap" and self.magnitude == "activation":
-            raise ScapError(f"criterion: magnitude 'activation' needs method 'scap'; '{self.method}' looks at no activations")
+        if self.method != "scap" and self.magnitude_of == "activation":
+            raise ScapError(
+                f"criterion: magnitude_of 'activation' needs method 'scap'; '{self.method}' looks at no activations"
+            )
         if not 0 <= self.alpha <= 1:
             raise ScapError(f"criterion: alpha is {self.alpha}; it must lie in [0, 1]")
 
@@ -85,7 +87,7 @@ def importance(fidelity: Values, magnitude: Values, settings: CriterionSettings)
 def channel_scores(layer: str, fidelity: Values | None, magnitude: Values, settings: CriterionSettings) -> dict[str, Values]:
     """Columns of the score table for one layer: `fidelity` (NaN for the controls), `magnitude` and `score`, each (K,).
 
-    `magnitude` is what `settings.magnitude` names, not normalised yet. `l1`: the score is the magnitude; `random`: uniform
+    `magnitude` is what `settings.magnitude_of` names, not normalised yet. `l1`: the score is the magnitude; `random`: uniform
     in [0, 1) by (seed, layer).
     """
     raw, magnitude = magnitude, normalise_term(magnitude, settings.magnitude_normalisation)
@@ -98,7 +100,11 @@ def channel_scores(layer: str, fidelity: Values | None, magnitude: Values, setti
     if fidelity is None or len(fidelity) != len(raw):
         raise ScapError(f"layer {layer}: the criterion needs one fidelity per output channel ({len(raw)})")
     score = importance(fidelity, raw, settings)
-    return {"fidelity": fidelity, "magnitude": magnitude, "score": 1 - score if settings.inverted else score}
+    return {
+        "fidelity": fidelity,
+        "magnitude": magnitude,
+        "score": score.max() + score.min() - score if settings.inverted else score,
+    }
 
 
 def score_table(columns: Mapping[str, Mapping[str, Values]]) -> "pd.DataFrame":

@@ -143,12 +143,12 @@ class Spectra:
             yield self.batch(slice(start, start + size))
 
 
-def activation_rms(spectra: Spectra, batch_size: int = 16) -> Tensor:
-    """Root mean square of Y_k over images and positions, (K,) float64 on the CPU; from the spectra, by Parseval (law 2)."""
-    total = torch.zeros(spectra.channels, dtype=torch.float64)
-    for batch in spectra.batches(batch_size):
-        total += batch.outputs.square().sum((0, 2)).double().cpu()
-    return (total / (spectra.images * spectra.layout.size)).sqrt()
+def activation_rms(outputs: Tensor, batch_size: int = 16) -> Tensor:
+    """Root mean square of Y (N, K, H', W') over images and positions, (K,) float64 on the CPU."""
+    total = torch.zeros(outputs.shape[1], dtype=torch.float64)
+    for batch in outputs.split(batch_size):
+        total += batch.float().square().sum((0, 2, 3)).double().cpu()
+    return (total / (outputs.shape[0] * outputs.shape[2] * outputs.shape[3])).sqrt()
 
 
 def _take(tensor: Tensor, images: slice | Tensor, dtype: torch.dtype) -> Tensor:

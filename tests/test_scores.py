@@ -60,6 +60,16 @@ def test_controls():
     assert not (random[0] == random[3]).any()
 
 
+@pytest.mark.parametrize("how", ["raw", "mean", "max", "min-max"])
+def test_inverted_turns_the_ranking_round_and_stays_in_its_range(how):
+    def scores(inverted):
+        settings = CriterionSettings(fusion="magnitude", magnitude_normalisation=how, inverted=inverted)
+        return channel_scores("conv1", FIDELITY, NORMS, settings)["score"]
+
+    assert scores(True).argsort().tolist() == scores(False).argsort()[::-1].tolist()
+    assert [scores(True).min(), scores(True).max()] == pytest.approx([scores(False).min(), scores(False).max()])
+
+
 def test_a_fidelity_above_one_by_rounding_scores_zero_not_less():
     scores = importance(
         np.array([1 + 1e-9, 1.0, 0.5]), NORMS, CriterionSettings(fusion="fidelity", fidelity_normalisation="raw")
@@ -87,8 +97,8 @@ def test_law_7_no_layer_is_emptied_and_zero_keeps_all(scores, threshold, multipl
     [
         ({"method": "scrap"}, "method 'scrap' is unknown; choose one of scap, l1, random"),
         ({"fusion": "sum"}, "fusion 'sum'"),
-        ({"magnitude": "gamma"}, "magnitude 'gamma' is unknown; choose one of filter, activation"),
-        ({"method": "l1", "magnitude": "activation"}, "magnitude 'activation' needs method 'scap'; 'l1' looks at no"),
+        ({"magnitude_of": "gamma"}, "magnitude_of 'gamma' is unknown; choose one of filter, activation"),
+        ({"method": "l1", "magnitude_of": "activation"}, "magnitude_of 'activation' needs method 'scap'; 'l1' looks at no"),
         ({"alpha": 1.5}, r"alpha is 1.5; it must lie in \[0, 1\]"),
     ],
 )

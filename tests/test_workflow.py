@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -47,6 +48,17 @@ def test_all_artifacts_are_made(project):
     assert study.loc["uniform", "rank_correlation_l1"] == 1
     assert study["autoencoder.bottleneck"].tolist()[:2] == [3, 2]
     assert (project / "results/figures/readings/study.png").is_file()
+
+
+def test_the_magnitude_may_be_that_of_the_activations(new_project, finished):
+    project = new_project()
+    shutil.copytree(finished[0] / "results", project / "results")
+    strong = "  strong: {method: scap, autoencoder: second, fusion: magnitude, magnitude_of: activation}\n  uniform: {"
+    with project.edited(CONFIG, "  uniform: {", strong):
+        project.snakemake(f"{NETWORK}/strong/scores.csv", "--allowed-rules", "scores")
+    rms = pd.read_csv(project / f"{NETWORK}/calibrations/few/activations.csv").groupby("layer", sort=False)["rms"]
+    expected = (rms.obj["rms"] - rms.transform("min")) / (rms.transform("max") - rms.transform("min"))
+    assert pd.read_csv(project / f"{NETWORK}/strong/scores.csv")["score"].tolist() == pytest.approx(expected.tolist())
 
 
 def test_a_second_run_has_nothing_to_do(project):

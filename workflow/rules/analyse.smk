@@ -6,6 +6,7 @@ rule activations:
         library=library("activations.py"),
     output:
         f"{CALIBRATION}/activations.safetensors",
+        f"{CALIBRATION}/activations.csv",
     log:
         log_of(f"{CALIBRATION}/activations"),
     benchmark:
@@ -70,10 +71,11 @@ rule autoencoder:
 
 
 rule scores:
-    """Importance of every channel: fidelity and filter norm, fused."""
+    """Importance of every channel: fidelity and magnitude, fused."""
     input:
         baseline=f"{NETWORK}/baseline.safetensors",
         fidelities=lambda wildcards: autoencoders(wildcards.network, wildcards.seed, wildcards.criterion, "csv"),
+        activations=strengths,
         library=library("scores.py"),
     output:
         f"{CRITERION}/scores.csv",

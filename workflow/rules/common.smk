@@ -197,6 +197,14 @@ def autoencoders(network, seed, criterion, suffix):
     return [f"{path}/{layer}.{suffix}" for layer in layers(network)]
 
 
+def strengths(wildcards):
+    """The RMS of every output channel, where the criterion's magnitude is that of the activation."""
+    entry = config["criteria"][wildcards.criterion]
+    if entry["magnitude_of"] == "filter":
+        return []
+    return CALIBRATION.format(calibration=config["autoencoders"][entry["autoencoder"]]["calibration"], **wildcards) + "/activations.csv"
+
+
 def sources(wildcards):
     """The official files of a data set, verified before any job; those that are missing are made by `download`."""
     entry = config["datasets"][wildcards.dataset]

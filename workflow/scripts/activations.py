@@ -1,19 +1,22 @@
-"""Record the activations of the analysed convolutions on the calibration images."""
+"""Record the activations of the analysed convolutions on the calibration images, and how strong each output channel is."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from dataset import open_dataset
 from device import pick_device
 from job import Report, job
+from table import write_table
 
 from scap.activations import record_activations
 from scap.data import normalise
 from scap.errors import ScapError
 from scap.pruning import load_network
+from scap.spectra import activation_rms, open_activations
 
 
-def record(baseline: str, data: str, cfg: dict, seed: int, output: str, device: str, report: Report) -> None:
+def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strengths: str, device: str, report: Report) -> None:
     dataset, calibration = open_dataset(data, cfg["architecture"]), cfg["calibration"]
     wanted, available = calibration["images"], len(dataset.train)
     if wanted > available:
@@ -29,6 +32,13 @@ def record(baseline: str, data: str, cfg: dict, seed: int, output: str, device: 
         dtype=getattr(torch, calibration["dtype"]),
         report=report,
     )
+    write_table(strengths, rows(output, cfg["layers"]))
+
+
+def rows(path: str, layers: list[str]) -> Iterator[dict]:
+    for layer in layers:
+        for channel, value in enumerate(activation_rms(open_activations(path, layer)[1]).tolist()):
+            yield {"layer": layer, "channel": channel, "rms": value}
 
 
 if __name__ == "__main__":
@@ -38,7 +48,7 @@ if __name__ == "__main__":
             snakemake.input.data,
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
-            snakemake.output[0],
+            *snakemake.output,
             pick_device(snakemake.threads),
             report,
         )

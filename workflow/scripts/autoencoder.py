@@ -1,4 +1,4 @@
-"""Fit one layer's autoencoder; per output channel, how faithfully it reconstructs it, and the activation's RMS."""
+"""Fit one layer's autoencoder and measure how faithfully it reconstructs each output channel."""
 
 from device import pick_device
 from job import Report, job
@@ -6,7 +6,7 @@ from table import write_table
 
 from scap.autoencoder import AutoencoderSettings, fidelities, save_autoencoder
 from scap.fitting import fit_autoencoder
-from scap.spectra import activation_rms, open_spectra
+from scap.spectra import open_spectra
 
 
 def fit(path: str, layer: str, cfg: dict, weights: str, fidelity: str, device: str, report: Report) -> None:
@@ -14,9 +14,8 @@ def fit(path: str, layer: str, cfg: dict, weights: str, fidelity: str, device: s
     spectra = open_spectra(path, layer, settings.domain)
     network = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
     save_autoencoder(weights, network)
-    values = zip(fidelities(network, spectra, settings).tolist(), activation_rms(spectra).tolist(), strict=True)
-    columns = ("channel", "fidelity", "activation")
-    write_table(fidelity, (dict(zip(columns, (channel, *pair), strict=True)) for channel, pair in enumerate(values)))
+    values = fidelities(network, spectra, settings).tolist()
+    write_table(fidelity, ({"channel": channel, "fidelity": value} for channel, value in enumerate(values)))
 
 
 if __name__ == "__main__":

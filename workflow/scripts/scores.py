@@ -1,4 +1,4 @@
-"""Fuse fidelities and filter norms into one score per channel. Imports no torch: it runs in a second."""
+"""Fuse fidelities and magnitudes into one score per channel. Imports no torch: it runs in a second."""
 
 from dataclasses import replace
 
@@ -9,15 +9,15 @@ from safetensors import safe_open
 from scap.scores import CriterionSettings, channel_scores, filter_norms, score_table
 
 
-def make_scores(baseline: str, fidelities: list[str], cfg: dict, seed: int, output: str) -> None:
+def make_scores(baseline: str, fidelities: list[str], activations: list[str], cfg: dict, seed: int, output: str) -> None:
     settings = CriterionSettings(**cfg["criterion"])
     settings = replace(settings, seed=settings.seed + seed)
     with safe_open(baseline, framework="numpy") as file:
         magnitudes = {layer: filter_norms(file.get_tensor(f"{layer}.weight")) for layer in cfg["layers"]}
-    measured = {layer: pd.read_csv(path) for layer, path in zip(cfg["layers"], fidelities, strict=bool(fidelities))}
-    if settings.magnitude == "activation":
-        magnitudes = {layer: table["activation"].to_numpy() for layer, table in measured.items()}
-    faithful = {layer: table["fidelity"].to_numpy() for layer, table in measured.items()}
+    for path in activations:
+        magnitudes |= {layer: rows["rms"].to_numpy() for layer, rows in pd.read_csv(path).groupby("layer")}
+    pairs = zip(cfg["layers"], fidelities, strict=bool(fidelities))
+    faithful = {layer: pd.read_csv(path)["fidelity"].to_numpy() for layer, path in pairs}
     columns = {layer: channel_scores(layer, faithful.get(layer), values, settings) for layer, values in magnitudes.items()}
     score_table(columns).to_csv(output, index=False)
 
@@ -27,6 +27,7 @@ if __name__ == "__main__":
         make_scores(
             snakemake.input.baseline,
             list(snakemake.input.fidelities),
+            list(snakemake.input.activations),
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
             snakemake.output[0],
