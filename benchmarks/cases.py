@@ -12,7 +12,7 @@ from benchmarks.common import seconds
 from scap import direct
 from scap.autoencoder import Autoencoder, AutoencoderSettings, blocks, cosine, losses
 from scap.fitting import fit_autoencoder, random_autoencoder
-from scap.networks import VGG16_BLOCKS
+from scap.layers import VGG16_BLOCKS
 from scap.spectra import Spectra, open_spectra, spectra_of
 from scap.streaming import TensorFile
 

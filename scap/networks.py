@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from scap.errors import ScapError
+from scap.layers import VGG16_BLOCKS
 
-VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 RESNET_STAGES = (16, 32, 64)
 
 

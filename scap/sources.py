@@ -42,13 +42,17 @@ def missing_files(source: str, root: str | Path) -> list[Path]:
     return [Path(root, name) for name in raw_files(source) if not Path(root, name).is_file()]
 
 
+def md5(path: Path) -> str:
+    """MD5 of a file's content, in hexadecimal; DVC names contents by it too."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def check_raw_files(source: str, root: str | Path) -> None:
     """Compare the raw files of `source` with their MD5; ScapError names the first missing or damaged one."""
     for name, expected in raw_files(source).items():
         path = Path(root, name)
         if not path.is_file():
             raise ScapError(f"{path}: missing; download {source} again, or copy the file there")
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        if found != expected:
+        if (found := md5(path)) != expected:
             raise ScapError(f"{path}: damaged (MD5 {found}, not {expected}); delete it and download again")

@@ -79,7 +79,7 @@ def computes_in_bfloat16(device: Device) -> bool:
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def _autocasts(settings: TrainingSettings, device: Device) -> bool:
@@ -135,12 +135,12 @@ def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSett
 
 
 def _identity(run: _Run, dataset: Dataset, seed: int) -> str:
-    """Fingerprint of all that determines the result: settings, seed, starting weights, images, teacher."""
+    """Fingerprint of all that determines the result: settings, precision, seed, starting weights, images, teacher."""
     tensors = run.state() | {"images": dataset.train.images, "labels": dataset.train.labels}
     tensors |= {"mean": dataset.mean, "std": dataset.std}
     if run.teacher is not None:
         tensors |= run.teacher.state_dict(prefix="teacher.")
-    return fingerprint([asdict(run.settings), seed], tensors)
+    return fingerprint([asdict(run.settings), run.autocast, seed], tensors)
 
 
 @torch.no_grad()

@@ -65,6 +65,7 @@ AT_THE_KEY = [
     ("datasets.cifar10", {"source": "cifar10"}, "'root' is missing; name the folder of the official files"),
     ("targets.token", ["tokens"], "'tokens' is not in comparisons or studies; did you mean 'token'?"),
     ("studies.half-readings.network", "half", "'half' is not in networks; choose one of"),
+    ("studies.half-readings.criteria", ["ranked-rms", "scap"], "'ranked-rms' stands first and all are compared with the L1"),
     ("studies.half-readings.criteria", ["skap"], "'skap' is not in criteria; did you mean 'scap'?"),
 ]
 AT_ITS_ENTRY = [

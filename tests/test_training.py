@@ -95,8 +95,8 @@ def test_the_precision_is_that_of_training_and_not_of_what_is_kept(dataset, prec
 
 
 def test_bfloat16_is_computed_where_the_hardware_has_it(monkeypatch):
-    for capabilities, expected in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+    for name, expected in {"avx512_bf16": True, "amx_bf16": True, "bf16": True, "avx2": False}.items():
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True})
         assert training.computes_in_bfloat16("cpu") == expected
 
 

@@ -70,6 +70,12 @@ def check_references(config: dict) -> None:
         _known(study["network"], config["networks"], f"studies.{name}.network", "networks")
         for criterion in study["criteria"]:
             _known(criterion, config["criteria"], f"studies.{name}.criteria", "criteria")
+        first = study["criteria"][0]
+        if config["criteria"][first]["magnitude_of"] != "filter":
+            raise ConfigurationError(
+                f"config: studies.{name}.criteria: '{first}' stands first and all are compared with the L1 norm in its "
+                "scores; put one with 'magnitude_of: filter' first"
+            )
         if name in config["comparisons"]:
             raise ConfigurationError(f"config: studies.{name}: a comparison has this name too; rename one of them")
     for name, members in config["targets"].items():

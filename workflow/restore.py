@@ -5,7 +5,6 @@ else from the official address. Everything is compared with its pointer byte by 
 """
 
 import argparse
-import hashlib
 import json
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from scap.sources import RAW_FILES
+from scap.sources import RAW_FILES, md5
 from workflow.records import restore_records
 
 DATA = Path("data.dvc")
@@ -44,12 +43,6 @@ def fetch(pointers: list[str]) -> bool:
         return True
     print(f"dvc {fetch_command()} did not end well; what is there is kept\n{done.stderr.strip()}", file=sys.stderr)
     return False
-
-
-def md5(path: Path) -> str:
-    """MD5 of a file, as DVC names its content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 @cache

@@ -1,14 +1,11 @@
-"""Measure networks on the test images: top-1, MACs, parameters. The only step that sees the test images.
-
-What builds the unpruned network is noted beside, so that its size and that of any plan can be counted without the weights.
-"""
+"""Measure networks on the test images: top-1, MACs, parameters. The only step that uses the test images."""
 
 import json
 from pathlib import Path
 
 import torch
 from dataset import open_dataset
-from device import pick_device
+from device import device_name, pick_device
 from job import job
 
 from scap.counting import count_operations
@@ -24,9 +21,10 @@ def measure(models: dict[str, str], data: str, cfg: dict, output: str, device: s
         counts = count_operations(network, torch.zeros(metadata["example_shape"]))
         top1 = evaluate(network.to(device), dataset.test, dataset.mean, dataset.std, device)
         metrics[name] = {"top1": top1, **counts}
-    environment = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu", "torch": torch.__version__}
-    built = {key: metadata[key] for key in ("architecture", "arguments", "example_shape")}
-    Path(output).write_text(json.dumps(metrics | {"network": built} | environment, indent=2) + "\n")
+        if not metadata["plan"]:  # unpruned: what builds it, so that the size of any plan can be counted without weights
+            metrics["network"] = {key: metadata[key] for key in ("architecture", "arguments", "example_shape")}
+    environment = {"device": device_name(device), "torch": torch.__version__}
+    Path(output).write_text(json.dumps(metrics | environment, indent=2) + "\n")
 
 
 if __name__ == "__main__":
