@@ -12,7 +12,8 @@ from scap.autoencoder import AutoencoderSettings, fidelities
 from scap.fitting import fit_autoencoder
 from scap.pruning import prunable_layers
 from scap.scores import CriterionSettings, Values, channel_scores, filter_norms, score_table
-from scap.spectra import activation_rms, open_activations, open_spectra, write_spectra
+from scap.spectra import open_activations, open_spectra, write_spectra
+from scap.strengths import novelty, rms, second_moments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,24 +45,24 @@ def score_network(
             activations = Path(folder) / "activations.safetensors"
             record_activations(network, images, names, activations, outputs=outputs, report=report)
             for layer in names:
-                faithful[layer], loudness = _measure(activations, layer, autoencoder, str(images.device), report)
-                if criterion.magnitude_of == "activation":
-                    magnitudes[layer] = loudness
+                faithful[layer] = _fidelity(activations, layer, autoencoder, str(images.device), report)
+                if criterion.magnitude_of != "filter":
+                    measure = rms if criterion.magnitude_of == "rms" else novelty
+                    magnitudes[layer] = measure(second_moments(open_activations(activations, layer)[1])).numpy()
     return score_table({layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], criterion) for layer in names})
 
 
-def _measure(
+def _fidelity(
     activations: Path,
     layer: str,
     settings: AutoencoderSettings,
     device: str,
     report: Callable[[Mapping[str, float]], None] | None,
-) -> tuple[Values, Values]:
-    """Fidelity and RMS of the output activation, (K,) each."""
+) -> Values:
     path = activations
     if settings.domain == "frequency":
         path = activations.with_name("spectra.safetensors")
         write_spectra(activations, layer, path)
     spectra = open_spectra(path, layer, settings.domain)
     fitted = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
-    return fidelities(fitted, spectra, settings).numpy(), activation_rms(open_activations(activations, layer)[1]).numpy()
+    return fidelities(fitted, spectra, settings).numpy()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 METHODS = ("scap", "l1", "random")
 FUSIONS = ("additive", "multiplicative", "fidelity", "magnitude")
 NORMALISATIONS = ("raw", "min-max", "max", "mean")
-MAGNITUDES = ("filter", "activation")
+MAGNITUDES = ("filter", "rms", "novelty")
 Values = NDArray[np.float64]
 
 
@@ -25,8 +25,9 @@ Values = NDArray[np.float64]
 class CriterionSettings:
     """How a channel's importance is made; the configuration's `criteria` have the same keys.
 
-    `magnitude_of` says what M_k measures: the L1 norm of the filter, or the RMS of the output activation over the calibration
-    images. `inverted` turns a ranking round, as a control: a criterion that tells channels apart does worse then.
+    `magnitude_of` says what M_k measures: the L1 norm of the `filter`; the `rms` of the output activation over the
+    calibration images; its `novelty`, what stronger channels do not tell of it. `inverted` turns a ranking round, as a
+    control: a criterion that tells channels apart does worse then.
     """
 
     method: str = "scap"
@@ -49,10 +50,8 @@ class CriterionSettings:
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise ScapError(f"criterion: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
-        if self.method != "scap" and self.magnitude_of == "activation":
-            raise ScapError(
-                f"criterion: magnitude_of 'activation' needs method 'scap'; '{self.method}' looks at no activations"
-            )
+        if self.method != "scap" and self.magnitude_of != "filter":
+            raise ScapError(f"criterion: magnitude_of '{self.magnitude_of}' needs method 'scap', which records activations")
         if not 0 <= self.alpha <= 1:
             raise ScapError(f"criterion: alpha is {self.alpha}; it must lie in [0, 1]")
 

@@ -143,14 +143,6 @@ class Spectra:
             yield self.batch(slice(start, start + size))
 
 
-def activation_rms(outputs: Tensor, batch_size: int = 16) -> Tensor:
-    """Root mean square of Y (N, K, H', W') over images and positions, (K,) float64 on the CPU."""
-    total = torch.zeros(outputs.shape[1], dtype=torch.float64)
-    for batch in outputs.split(batch_size):
-        total += batch.float().square().sum((0, 2, 3)).double().cpu()
-    return (total / (outputs.shape[0] * outputs.shape[2] * outputs.shape[3])).sqrt()
-
-
 def _take(tensor: Tensor, images: slice | Tensor, dtype: torch.dtype) -> Tensor:
     return (tensor[images] if isinstance(images, slice) else tensor.index_select(0, images)).to(dtype)
 

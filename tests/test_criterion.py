@@ -9,6 +9,7 @@ from scap.autoencoder import AutoencoderSettings, fidelities
 from scap.fitting import _step, fit_autoencoder, random_autoencoder
 from scap.networks import build_network
 from scap.spectra import open_activations, spectra_of
+from scap.strengths import novelty, rms, second_moments
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,14 @@ def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
     torch.testing.assert_close(torch.tensor(table["fidelity"]), expected, rtol=0, atol=2e-3)  # float16 caches
 
 
-def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path):
+@pytest.mark.parametrize("measure", [rms, novelty])
+def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path, measure):
     layers = ["block1_1.conv1", "block2_1.conv1"]
-    criterion = scap.CriterionSettings(magnitude_of="activation", magnitude_normalisation="raw", fusion="magnitude")
+    criterion = scap.CriterionSettings(magnitude_of=measure.__name__, magnitude_normalisation="raw", fusion="magnitude")
     table = scap.score_network(network, images, layers=layers, autoencoder=SETTINGS, criterion=criterion)
     record_activations(network, images, layers, tmp_path / "a", dtype=torch.float32)
     for layer, rows in table.groupby("layer"):
-        expected = open_activations(tmp_path / "a", layer)[1].double().square().mean((0, 2, 3)).sqrt()
+        expected = measure(second_moments(open_activations(tmp_path / "a", layer)[1]))
         torch.testing.assert_close(torch.tensor(rows["score"].to_numpy()), expected, rtol=1e-3, atol=1e-5)  # float16 caches
 
 

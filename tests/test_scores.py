@@ -97,8 +97,8 @@ def test_law_7_no_layer_is_emptied_and_zero_keeps_all(scores, threshold, multipl
     [
         ({"method": "scrap"}, "method 'scrap' is unknown; choose one of scap, l1, random"),
         ({"fusion": "sum"}, "fusion 'sum'"),
-        ({"magnitude_of": "gamma"}, "magnitude_of 'gamma' is unknown; choose one of filter, activation"),
-        ({"method": "l1", "magnitude_of": "activation"}, "magnitude_of 'activation' needs method 'scap'; 'l1' looks at no"),
+        ({"magnitude_of": "gamma"}, "magnitude_of 'gamma' is unknown; choose one of filter, rms, novelty"),
+        ({"method": "l1", "magnitude_of": "rms"}, "magnitude_of 'rms' needs method 'scap', which records activations"),
         ({"alpha": 1.5}, r"alpha is 1.5; it must lie in \[0, 1\]"),
     ],
 )

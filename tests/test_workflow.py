@@ -53,11 +53,13 @@ def test_all_artifacts_are_made(project):
 def test_the_magnitude_may_be_that_of_the_activations(new_project, finished):
     project = new_project()
     shutil.copytree(finished[0] / "results", project / "results")
-    strong = "  strong: {method: scap, autoencoder: second, fusion: magnitude, magnitude_of: activation}\n  uniform: {"
+    strong = "  strong: {method: scap, autoencoder: second, fusion: magnitude, magnitude_of: novelty}\n  uniform: {"
     with project.edited(CONFIG, "  uniform: {", strong):
         project.snakemake(f"{NETWORK}/strong/scores.csv", "--allowed-rules", "scores")
-    rms = pd.read_csv(project / f"{NETWORK}/calibrations/few/activations.csv").groupby("layer", sort=False)["rms"]
-    expected = (rms.obj["rms"] - rms.transform("min")) / (rms.transform("max") - rms.transform("min"))
+    strengths = pd.read_csv(project / f"{NETWORK}/calibrations/few/activations.csv")
+    values, by_layer = strengths["novelty"], strengths.groupby("layer", sort=False)["novelty"]
+    expected = (values - by_layer.transform("min")) / (by_layer.transform("max") - by_layer.transform("min"))
+    assert (strengths["novelty"] <= strengths["rms"] * (1 + 1e-9)).all()
     assert pd.read_csv(project / f"{NETWORK}/strong/scores.csv")["score"].tolist() == pytest.approx(expected.tolist())
 
 

@@ -86,9 +86,9 @@ def check_references(config: dict) -> None:
 def _check_criterion(name: str, entry: dict, criteria: dict) -> None:
     if entry["method"] == "scap" and "autoencoder" not in entry:
         raise ConfigurationError(f"config: criteria.{name}: method scap needs 'autoencoder'; name an entry of autoencoders")
-    if entry["method"] != "scap" and entry["magnitude_of"] == "activation":
+    if entry["method"] != "scap" and entry["magnitude_of"] != "filter":
         raise ConfigurationError(
-            f"config: criteria.{name}.magnitude_of: 'activation' needs method scap, which records activations; "
+            f"config: criteria.{name}.magnitude_of: '{entry['magnitude_of']}' needs method scap, which records activations; "
             "for a ranking by it alone add 'fusion: magnitude'"
         )
     if entry["uniform"] and "widths_of" not in entry:

@@ -198,7 +198,7 @@ def autoencoders(network, seed, criterion, suffix):
 
 
 def strengths(wildcards):
-    """The RMS of every output channel, where the criterion's magnitude is that of the activation."""
+    """RMS and novelty of every output channel, where the criterion's magnitude is one of them."""
     entry = config["criteria"][wildcards.criterion]
     if entry["magnitude_of"] == "filter":
         return []

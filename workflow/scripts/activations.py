@@ -13,7 +13,8 @@ from scap.activations import record_activations
 from scap.data import normalise
 from scap.errors import ScapError
 from scap.pruning import load_network
-from scap.spectra import activation_rms, open_activations
+from scap.spectra import open_activations
+from scap.strengths import novelty, rms, second_moments
 
 
 def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strengths: str, device: str, report: Report) -> None:
@@ -37,8 +38,9 @@ def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strength
 
 def rows(path: str, layers: list[str]) -> Iterator[dict]:
     for layer in layers:
-        for channel, value in enumerate(activation_rms(open_activations(path, layer)[1]).tolist()):
-            yield {"layer": layer, "channel": channel, "rms": value}
+        moments = second_moments(open_activations(path, layer)[1])
+        for channel, values in enumerate(zip(rms(moments).tolist(), novelty(moments).tolist(), strict=True)):
+            yield {"layer": layer, "channel": channel, "rms": values[0], "novelty": values[1]}
 
 
 if __name__ == "__main__":

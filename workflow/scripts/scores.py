@@ -15,7 +15,7 @@ def make_scores(baseline: str, fidelities: list[str], activations: list[str], cf
     with safe_open(baseline, framework="numpy") as file:
         magnitudes = {layer: filter_norms(file.get_tensor(f"{layer}.weight")) for layer in cfg["layers"]}
     for path in activations:
-        magnitudes |= {layer: rows["rms"].to_numpy() for layer, rows in pd.read_csv(path).groupby("layer")}
+        magnitudes |= {layer: rows[settings.magnitude_of].to_numpy() for layer, rows in pd.read_csv(path).groupby("layer")}
     pairs = zip(cfg["layers"], fidelities, strict=bool(fidelities))
     faithful = {layer: pd.read_csv(path)["fidelity"].to_numpy() for layer, path in pairs}
     columns = {layer: channel_scores(layer, faithful.get(layer), values, settings) for layer, values in magnitudes.items()}
