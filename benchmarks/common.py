@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scap.data import Dataset, load_dataset, normalise, read_source, save_tensors
+from scap.data import Dataset, load_dataset, normalise, read_source
 from scap.networks import vgg16
 from scap.pruning import load_network
 from scap.sources import missing_files
+from scap.streaming import save_tensors
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]

@@ -7,13 +7,13 @@ from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scap.errors import ScapError
 from scap.factorised import ComplexBlock, PowerBlock, balance_parts
 from scap.magnitudes import magnitude_blocks
 from scap.spectra import Layout, Spectra
+from scap.streaming import save_tensors
 
 REPRESENTATIONS = ("complex", "power", "magnitude", "log-magnitude")
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda h: h}
@@ -142,8 +142,8 @@ def fidelities(network: Autoencoder, spectra: Spectra, settings: AutoencoderSett
 
 def save_autoencoder(path: str | Path, network: Autoencoder) -> None:
     """Write the weights and the activation's name to one safetensors file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, str(path), metadata={"activation": network.activation})
+    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    save_tensors(Path(path), tensors, {"activation": network.activation})
 
 
 def load_autoencoder(path: str | Path) -> Autoencoder:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from scap.activations import conv_layers, record_activations
@@ -27,13 +28,15 @@ def score_network(
     criterion: CriterionSettings | None = None,
     autoencoder: AutoencoderSettings | None = None,
     outputs: str = "activated",
+    dtype: torch.dtype = torch.float16,
     report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> "pd.DataFrame":
     """The score table of a network: one row a channel, `layer`, `channel`, `fidelity`, `magnitude`, `score`.
 
     `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
-    paths of convolutions, all that can be pruned by default. The activations of all layers and the spectra of one at a time
-    go through a temporary folder. Raises ScapError for a layer that does not exist or cannot be recorded.
+    paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.activations). The activations
+    of all layers and the spectra of one at a time go through a temporary folder, in `dtype`. Raises ScapError for a layer
+    that does not exist or cannot be recorded.
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
     names = list(layers) if layers is not None else prunable_layers(network, images[:1])
@@ -43,7 +46,7 @@ def score_network(
     if criterion.method == "scap":
         with tempfile.TemporaryDirectory(prefix="scap-") as folder:
             activations = Path(folder) / "activations.safetensors"
-            record_activations(network, images, names, activations, outputs=outputs, report=report)
+            record_activations(network, images, names, activations, outputs=outputs, dtype=dtype, report=report)
             for layer in names:
                 faithful[layer] = _fidelity(activations, layer, autoencoder, str(images.device), report)
                 if criterion.magnitude_of != "filter":

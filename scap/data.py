@@ -1,14 +1,12 @@
 """Image data sets: raw files checked by MD5, read once into one safetensors file, loaded as tensors."""
 
-import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -113,18 +111,6 @@ def read_source(source: str, root: Path) -> dict[str, Tensor]:
     if source == "digits":
         return _read_digits()
     return _read_fashion_mnist(root) if source == "fashion-mnist" else _read_cifar(source, root)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors` to one safetensors file that appears complete or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from scap.data import save_tensors
+from scap.streaming import save_tensors
 
 logger = logging.getLogger(__name__)
 History = list[dict[str, float]]

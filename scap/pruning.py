@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -19,6 +17,7 @@ from scap.activations import conv_layers
 from scap.counting import count_operations
 from scap.errors import ScapError
 from scap.layers import Plan
+from scap.streaming import save_tensors
 
 FORMAT = "scap-network-1"
 FIELDS = ("architecture", "arguments", "plan", "example_shape", "extra")
@@ -186,11 +185,8 @@ def save_network(
         metadata = json.dumps(dict(zip(FIELDS, values, strict=True)))
     except TypeError as error:
         raise ScapError(f"{path}: arguments and extra must hold what JSON can hold ({error})") from error
-    state = network.state_dict().items()
-    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state}
-    temporary = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.tmp")
-    save_file(weights, temporary, {FORMAT: metadata})  # one key: several are written in random order
-    os.replace(temporary, path)
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    save_tensors(Path(path), weights, {FORMAT: metadata})  # one key: several are written in random order
 
 
 def _check_saved_plan(network: nn.Module, plan: Plan, example_shape: Sequence[int] | None) -> None:

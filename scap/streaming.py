@@ -1,4 +1,4 @@
-"""A safetensors file of known shapes, filled batch by batch: nothing larger than a batch is ever in memory."""
+"""Safetensors files that appear complete or not at all: written at once, or batch by batch where memory is short."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from scap.errors import ScapError
@@ -15,8 +16,22 @@ from scap.errors import ScapError
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors` to one safetensors file that appears complete or not at all."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class TensorFile:
-    """Context manager: `append` fills the named tensors along their first dimension; the file appears when complete.
+    """A file of known shapes, filled batch by batch: nothing larger than a batch is ever in memory.
+
+    Context manager: `append` fills the named tensors along their first dimension; the file appears when complete.
 
     It is written under a temporary name. Plain writes rather than a memory map: a full disk is then an error that can be
     told, not a killed process.

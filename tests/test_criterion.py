@@ -41,11 +41,11 @@ def test_from_network_to_smaller_network(network, images, tmp_path):
 
 def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
     layer = "block2_1.conv1"  # stride 2: the output is resized
-    table = scap.score_network(network, images, layers=[layer], autoencoder=SETTINGS)
+    table = scap.score_network(network, images, layers=[layer], autoencoder=SETTINGS, dtype=torch.float32)
     record_activations(network, images, [layer], tmp_path / "a", dtype=torch.float32)
     spectra = spectra_of(*open_activations(tmp_path / "a", layer))
     expected = fidelities(fit_autoencoder(spectra, SETTINGS, layer=layer), spectra, SETTINGS)
-    torch.testing.assert_close(torch.tensor(table["fidelity"]), expected, rtol=0, atol=2e-3)  # float16 caches
+    torch.testing.assert_close(torch.tensor(table["fidelity"]), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("measure", [rms, novelty])

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from scap import data
-from scap.data import download, load_dataset, normalise, read_source, save_tensors
+from scap.data import download, load_dataset, normalise, read_source
 from scap.errors import ScapError
 from scap.sources import RAW_FILES, check_raw_files, missing_files
+from scap.streaming import save_tensors
 from scap.torchvision_compat import import_torchvision
 
 

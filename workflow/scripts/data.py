@@ -4,7 +4,8 @@ from pathlib import Path
 
 from job import job
 
-from scap.data import read_source, save_tensors
+from scap.data import read_source
+from scap.streaming import save_tensors
 
 
 def make_data(cfg: dict, output: str) -> None:
