@@ -48,7 +48,7 @@ def score_network(
             activations = Path(folder) / "activations.safetensors"
             record_activations(network, images, names, activations, outputs=outputs, dtype=dtype, report=report)
             for layer in names:
-                faithful[layer] = _fidelity(activations, layer, autoencoder, str(images.device), report)
+                faithful[layer] = _fidelity(activations, layer, autoencoder, dtype, str(images.device), report)
                 if criterion.magnitude_of != "filter":
                     measure = rms if criterion.magnitude_of == "rms" else novelty
                     magnitudes[layer] = measure(second_moments(open_activations(activations, layer)[1])).numpy()
@@ -59,13 +59,14 @@ def _fidelity(
     activations: Path,
     layer: str,
     settings: AutoencoderSettings,
+    dtype: torch.dtype,
     device: str,
     report: Callable[[Mapping[str, float]], None] | None,
 ) -> Values:
     path = activations
     if settings.domain == "frequency":
         path = activations.with_name("spectra.safetensors")
-        write_spectra(activations, layer, path)
+        write_spectra(activations, layer, path, dtype=dtype)
     spectra = open_spectra(path, layer, settings.domain)
     fitted = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
     return fidelities(fitted, spectra, settings).numpy()
