@@ -202,7 +202,7 @@ def strengths(wildcards):
     entry = config["criteria"][wildcards.criterion]
     if entry["magnitude_of"] == "filter":
         return []
-    return CALIBRATION.format(calibration=config["autoencoders"][entry["autoencoder"]]["calibration"], **wildcards) + "/activations.csv"
+    return [CALIBRATION.format(calibration=config["autoencoders"][entry["autoencoder"]]["calibration"], **wildcards) + "/activations.csv"]
 
 
 def sources(wildcards):
