@@ -202,7 +202,8 @@ def strengths(wildcards):
     entry = config["criteria"][wildcards.criterion]
     if entry["magnitude_of"] == "filter":
         return []
-    return [CALIBRATION.format(calibration=config["autoencoders"][entry["autoencoder"]]["calibration"], **wildcards) + "/activations.csv"]
+    calibration = config["autoencoders"][entry["autoencoder"]]["calibration"]
+    return [CALIBRATION.format(calibration=calibration, **wildcards) + "/activations.csv"]
 
 
 def sources(wildcards):

@@ -7,13 +7,13 @@ import torch
 from dataset import open_dataset
 from device import pick_device
 from job import Report, job
+from safetensors import safe_open
 from table import write_table
 
 from scap.activations import record_activations
 from scap.data import normalise
 from scap.errors import ScapError
 from scap.pruning import load_network
-from scap.spectra import open_activations
 from scap.strengths import novelty, rms, second_moments
 
 
@@ -37,10 +37,11 @@ def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strength
 
 
 def rows(path: str, layers: list[str]) -> Iterator[dict]:
-    for layer in layers:
-        moments = second_moments(open_activations(path, layer)[1])
-        for channel, values in enumerate(zip(rms(moments).tolist(), novelty(moments).tolist(), strict=True)):
-            yield {"layer": layer, "channel": channel, "rms": values[0], "novelty": values[1]}
+    with safe_open(path, framework="pt") as file:
+        for layer in layers:
+            moments = second_moments(file.get_tensor(f"{layer}.outputs"))
+            for channel, values in enumerate(zip(rms(moments).tolist(), novelty(moments).tolist(), strict=True)):
+                yield {"layer": layer, "channel": channel, "rms": values[0], "novelty": values[1]}
 
 
 if __name__ == "__main__":
