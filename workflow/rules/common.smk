@@ -203,7 +203,7 @@ def strengths(wildcards):
     if entry["magnitude_of"] == "filter":
         return []
     calibration = config["autoencoders"][entry["autoencoder"]]["calibration"]
-    return [CALIBRATION.format(calibration=calibration, **wildcards) + "/activations.csv"]
+    return [f"{CALIBRATION}/activations.csv".format(calibration=calibration, **wildcards)]
 
 
 def sources(wildcards):
