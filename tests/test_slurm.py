@@ -140,7 +140,7 @@ def test_the_results_equal_those_of_a_local_run(submitted, project):
     tables = [
         path for path in (project / "results").rglob("*.csv") if "history" not in path.name and path.parent.name != "tables"
     ]
-    assert len(tables) == 2 * len(LAYERS) + 4 + 4  # fidelities, scores, channels
+    assert len(tables) == 2 * len(LAYERS) + 1 + 4 + 4  # fidelities, strengths, scores, channels
     for path in (*tables, *(project / "results").rglob("finetuned.safetensors")):
         assert (submitted / str(path.relative_to(project.folder))).read_bytes() == path.read_bytes()
     assert NOTHING in submitted.snakemake("--dry-run")
