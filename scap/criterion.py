@@ -14,7 +14,7 @@ from scap.fitting import fit_autoencoder
 from scap.pruning import prunable_layers
 from scap.scores import CriterionSettings, Values, channel_scores, filter_norms, score_table
 from scap.spectra import open_activations, open_spectra, write_spectra
-from scap.strengths import novelty, rms, second_moments
+from scap.strengths import STRENGTHS, second_moments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +49,7 @@ def score_network(
             record_activations(network, images, names, activations, outputs=outputs, dtype=dtype, report=report)
             for layer in names:
                 faithful[layer] = _fidelity(activations, layer, autoencoder, dtype, str(images.device), report)
-                if criterion.magnitude_of != "filter":
-                    measure = rms if criterion.magnitude_of == "rms" else novelty
+                if measure := STRENGTHS.get(criterion.magnitude_of):
                     magnitudes[layer] = measure(second_moments(open_activations(activations, layer)[1])).numpy()
     return score_table({layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], criterion) for layer in names})
 

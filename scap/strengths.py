@@ -35,3 +35,6 @@ def novelty(moments: Tensor) -> Tensor:
         found[channel], open_channels[channel] = remainder[channel].sqrt(), False
         left = left - torch.outer(left[:, channel], left[channel]) / left[channel, channel]
     return found
+
+
+STRENGTHS = {"rms": rms, "novelty": novelty}  # by the names of `magnitude_of`

@@ -76,8 +76,9 @@ def training_loss(logits: Tensor, labels: Tensor, settings: TrainingSettings, te
 
 def computes_in_bfloat16(device: Device) -> bool:
     """Whether the device's hardware multiplies in bfloat16; where it does not, PyTorch emulates it, many times slower."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+    kind = torch.device(device).type
+    if kind != "cpu":
+        return kind != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 

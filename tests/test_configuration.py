@@ -178,6 +178,8 @@ def shipped(new_project):
             | {"scores": 3 * 4, "prune": 3 * 19, "finetune": 3 * 25, "evaluate": 3 * 25, "table": 2},
         ),
         ("ablations", {"download_cifar10": 1, "baseline": 3}),
+        ("half", {"download_cifar10": 1, "baseline": 3}),
+        ("quarter", {"download_cifar10": 1, "baseline": 3}),
     ],
 )
 def test_all_targets_can_be_planned(shipped, target, counts):

@@ -48,10 +48,10 @@ def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
     torch.testing.assert_close(torch.tensor(table["fidelity"]), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("measure", [rms, novelty])
-def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path, measure):
+@pytest.mark.parametrize(("magnitude_of", "measure"), [("rms", rms), ("novelty", novelty)])
+def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path, magnitude_of, measure):
     layers = ["block1_1.conv1", "block2_1.conv1"]
-    criterion = scap.CriterionSettings(magnitude_of=measure.__name__, magnitude_normalisation="raw", fusion="magnitude")
+    criterion = scap.CriterionSettings(magnitude_of=magnitude_of, magnitude_normalisation="raw", fusion="magnitude")
     table = scap.score_network(network, images, layers=layers, autoencoder=SETTINGS, criterion=criterion)
     record_activations(network, images, layers, tmp_path / "a", dtype=torch.float32)
     for layer, rows in table.groupby("layer"):

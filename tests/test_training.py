@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -199,25 +200,29 @@ def test_a_finished_run_is_not_trained_again(dataset, tmp_path):
     assert same_weights(first, second)
 
 
-@pytest.mark.parametrize("difference", ["settings", "seed", "weights", "images", "damage"])
-def test_progress_of_another_run_is_reported_and_ignored(dataset, tmp_path, caplog, difference):
+@pytest.mark.parametrize("difference", ["settings", "precision", "seed", "weights", "images", "damage"])
+def test_progress_of_another_run_is_reported_and_ignored(dataset, tmp_path, caplog, monkeypatch, difference):
+    """A precision differs where the same settings meet other hardware."""
     path, fresh, resumed = tmp_path / "resume", small_network(), small_network()
     images = Images(dataset.train.images.flip(0), dataset.train.labels)
     other = Dataset(images, dataset.holdout, dataset.test, dataset.mean, dataset.std, 2)
+    chosen = settings(weight_decay=0.0, precision="bfloat16")
+    monkeypatch.setattr(training, "computes_in_bfloat16", lambda device: difference == "precision")
     with pytest.raises(Killed):
         train(
             small_network(1 if difference == "weights" else 0),
             other if difference == "images" else dataset,
-            settings(weight_decay=0.1 if difference == "settings" else 0.0),
+            replace(chosen, weight_decay=0.1) if difference == "settings" else chosen,
             seed=1 if difference == "seed" else 0,
             resume=path,
             report=kill_after(2),
         )
     if difference == "damage":
         path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setattr(training, "computes_in_bfloat16", lambda device: False)
     with caplog.at_level(logging.WARNING):
-        train(resumed, dataset, settings(weight_decay=0.0), seed=0, resume=path)
-    train(fresh, dataset, settings(weight_decay=0.0), seed=0)
+        train(resumed, dataset, chosen, seed=0, resume=path)
+    train(fresh, dataset, chosen, seed=0)
     assert "starting anew" in caplog.text
     assert same_weights(resumed, fresh)
 

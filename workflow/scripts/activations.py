@@ -14,7 +14,7 @@ from scap.activations import record_activations
 from scap.data import normalise
 from scap.errors import ScapError
 from scap.pruning import load_network
-from scap.strengths import novelty, rms, second_moments
+from scap.strengths import STRENGTHS, second_moments
 
 
 def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strengths: str, device: str, report: Report) -> None:
@@ -40,8 +40,9 @@ def rows(path: str, layers: list[str]) -> Iterator[dict]:
     with safe_open(path, framework="pt") as file:
         for layer in layers:
             moments = second_moments(file.get_tensor(f"{layer}.outputs"))
-            for channel, values in enumerate(zip(rms(moments).tolist(), novelty(moments).tolist(), strict=True)):
-                yield {"layer": layer, "channel": channel, "rms": values[0], "novelty": values[1]}
+            measured = {name: measure(moments).tolist() for name, measure in STRENGTHS.items()}
+            for channel in range(len(moments)):
+                yield {"layer": layer, "channel": channel, **{name: values[channel] for name, values in measured.items()}}
 
 
 if __name__ == "__main__":
