@@ -48,7 +48,7 @@ def record_activations(
     {"images": done, "total": N}. Raises ScapError for unknown, unused or reused layers, for a network that
     cannot be traced, and for values that `dtype` cannot hold. The file appears only when it is complete.
     """
-    _check_layers(network, layers)
+    check_layers(network, layers)
     if outputs not in OUTPUTS:
         raise ScapError(f"outputs: {outputs!r} is unknown; choose from {', '.join(OUTPUTS)}")
     if batch_size < 1 or images.ndim != 4 or not len(images):
@@ -66,7 +66,8 @@ def record_activations(
                 report({"images": start + len(batch), "total": len(images)})
 
 
-def _check_layers(network: nn.Module, layers: Sequence[str]) -> None:
+def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
+    """Raise ScapError where there are no layers, or one of them is no ungrouped convolution of `network`."""
     known = conv_layers(network)
     for layer in layers or [""]:
         if layer not in known:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from scap.activations import conv_layers, record_activations
+from scap.activations import check_layers, conv_layers, record_activations
 from scap.autoencoder import AutoencoderSettings, fidelities
 from scap.fitting import fit_autoencoder
 from scap.pruning import prunable_layers
@@ -40,6 +40,7 @@ def score_network(
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
     names = list(layers) if layers is not None else prunable_layers(network, images[:1])
+    check_layers(network, names)
     convolutions = conv_layers(network)
     magnitudes = {layer: filter_norms(convolutions[layer].weight.detach().cpu().numpy()) for layer in names}
     faithful: dict[str, Values] = {}

@@ -89,3 +89,10 @@ def test_a_training_step_reads_no_value_back(representation, balance):
     assert _step(network, optimiser, batch, settings).is_meta
     with pytest.raises(RuntimeError, match="meta"):
         network.rows.sum().item()
+
+
+@pytest.mark.parametrize("method", ["scap", "l1", "random"])
+@pytest.mark.parametrize("layers", [["block9.conv"], ["bn1"], []])
+def test_a_layer_that_cannot_be_scored_is_named(network, images, method, layers):
+    with pytest.raises(scap.ScapError, match=f"layer '{''.join(layers)}' is no ungrouped convolution"):
+        scap.score_network(network, images, layers=layers, criterion=scap.CriterionSettings(method=method))

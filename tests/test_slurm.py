@@ -153,7 +153,7 @@ def test_resources_reach_the_scheduler(submitted):
     assert memory(baseline) == 6000
     assert baseline["NumCPUs"] == "1"
     assert "gres/gpu" not in baseline["TRES"]
-    (activations,) = jobs_of(submitted, "rule_measure_activations")
+    (activations,) = jobs_of(submitted, "rule_activations")
     assert activations["NumCPUs"] == "2"
     (layers,) = jobs_of(submitted, "rule_layer")  # six autoencoders, five of which fit the memory that the profile allows
     assert layers["NumCPUs"] == "5"
