@@ -37,7 +37,7 @@ onstart:
 
 onsuccess:
     export_records()
-    remove_resume_files()
+    remove_leftovers()
 
 
 onerror:

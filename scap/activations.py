@@ -69,7 +69,9 @@ def record_activations(
 def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
     """Raise ScapError where there are no layers, or one of them is no ungrouped convolution of `network`."""
     known = conv_layers(network)
-    for layer in layers or [""]:
+    if not layers:
+        raise ScapError("layers: none is given, or the network has none that can be pruned; name an ungrouped convolution")
+    for layer in layers:
         if layer not in known:
             raise ScapError(f"layer {layer!r} is no ungrouped convolution; choose from {', '.join(known)}")
 

@@ -53,8 +53,12 @@ class AutoencoderSettings:
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:
                 raise ScapError(f"autoencoder: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
-        if self.bottleneck < 1 or not 0 <= self.explained < 1:
-            raise ScapError("autoencoder: bottleneck must be at least 1, and explained in [0, 1)")
+        for key in ("bottleneck", "epochs", "learning_rate", "batch_size", "workspace_mb"):
+            if not getattr(self, key) > 0:
+                raise ScapError(f"autoencoder: {key} {getattr(self, key)} is not above 0")
+        for key in ("explained", "tolerance"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ScapError(f"autoencoder: {key} {getattr(self, key)} is not in [0, 1)")
 
 
 class Block(Protocol):

@@ -176,15 +176,16 @@ def principal_subspace(
         moved = _second_moment(basis.unflatten(1, shape), spectra, settings).flatten(1)
         values, vectors = torch.linalg.eigh(basis @ moved.T)
         values, vectors = values.flip(0), vectors.flip(1)
+        basis, moved = vectors.T @ basis, vectors.T @ moved
         change = (values - previous)[: settings.bottleneck].abs().max() / values[0]
         if report:
             report({"iteration": iteration + 1, "change": change.item()})
-        if change < tolerance:
+        if not change >= tolerance or iteration + 1 == iterations:
             break
-        basis, previous = _orthonormal(vectors.T @ moved), values
+        basis, previous = _orthonormal(moved), values
     keep = settings.bottleneck
     share = values.clamp_min(0) / (spectra.images * spectra.channels)
-    return (vectors.T @ basis)[:keep].unflatten(1, shape), share[:keep]
+    return basis[:keep].unflatten(1, shape), share[:keep]
 
 
 def _second_moment(basis: Tensor, spectra: Spectra, settings: AutoencoderSettings) -> Tensor:

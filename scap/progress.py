@@ -42,7 +42,7 @@ def load_progress(path: Path, tensors: Mapping[str, Tensor], identity: str) -> H
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("fingerprint") != identity:
-                logger.warning("%s: other settings, precision, seed, weights or images; starting anew", path)
+                logger.warning("%s: other settings, precision, seed, weights, images, device or code; starting anew", path)
                 return []
             saved = {name: file.get_tensor(name) for name in tensors}
     except (OSError, SafetensorError) as error:

@@ -66,6 +66,8 @@ def uniform_widths(network: nn.Module, plan: Plan, example: Tensor, multiple: in
     """
     budget = count_operations(prune_network(network, plan, example), example)["macs"]
     totals = {layer: conv.out_channels for layer, conv in conv_layers(network).items() if layer in plan}
+    if all(len(kept) == totals[layer] for layer, kept in plan.items()):
+        return totals
 
     def widths(share: float) -> dict[str, int]:
         rounded = {layer: int(share * total) // multiple * multiple for layer, total in totals.items()}

@@ -92,18 +92,15 @@ def channel_scores(layer: str, fidelity: Values | None, magnitude: Values, setti
     raw, magnitude = magnitude, normalise_term(magnitude, settings.magnitude_normalisation)
     nothing = np.full_like(raw, np.nan)
     if settings.method == "l1":
-        return {"fidelity": nothing, "magnitude": magnitude, "score": magnitude}
-    if settings.method == "random":
-        generator = np.random.default_rng([settings.seed, zlib.crc32(layer.encode())])
-        return {"fidelity": nothing, "magnitude": magnitude, "score": generator.random(len(raw))}
-    if fidelity is None or len(fidelity) != len(raw):
+        fidelity, score = nothing, magnitude
+    elif settings.method == "random":
+        fidelity, score = nothing, np.random.default_rng([settings.seed, zlib.crc32(layer.encode())]).random(len(raw))
+    elif fidelity is None or len(fidelity) != len(raw):
         raise ScapError(f"layer {layer}: the criterion needs one fidelity per output channel ({len(raw)})")
-    score = importance(fidelity, raw, settings)
-    return {
-        "fidelity": fidelity,
-        "magnitude": magnitude,
-        "score": score.max() + score.min() - score if settings.inverted else score,
-    }
+    else:
+        score = importance(fidelity, raw, settings)
+    score = score.max() + score.min() - score if settings.inverted else score
+    return {"fidelity": fidelity, "magnitude": magnitude, "score": score}
 
 
 def score_table(columns: Mapping[str, Mapping[str, Values]]) -> "pd.DataFrame":

@@ -16,10 +16,15 @@ from scap.errors import ScapError
 DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
 
 
+def _temporary(path: Path) -> Path:
+    """The hidden name of a file that is being written: `.dvcignore` and workflow/cluster.py know the suffix."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write `tensors` to one safetensors file that appears complete or not at all."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _temporary(path)
     try:
         contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata)
@@ -47,7 +52,7 @@ class TensorFile:
         if dtype not in DTYPES:
             raise ScapError(f"dtype: {dtype} cannot be stored; choose float16, float32 or float64")
         self.path, self.dtype = path, dtype
-        self.temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self.temporary = _temporary(path)
         header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
         begin = 0
         self.position, self.ends = {}, {}

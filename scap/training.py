@@ -135,13 +135,14 @@ def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSett
     return _Run(network, average, teacher, optimiser, settings, _autocasts(settings, device))
 
 
-def _identity(run: _Run, dataset: Dataset, seed: int) -> str:
-    """Fingerprint of all that determines the result: settings, precision, seed, starting weights, images, teacher."""
+def _identity(run: _Run, dataset: Dataset, seed: int, device: Device, version: str) -> str:
+    """Fingerprint of all that determines the result, the code included as far as `version` tells it."""
     tensors = run.state() | {"images": dataset.train.images, "labels": dataset.train.labels}
     tensors |= {"mean": dataset.mean, "std": dataset.std}
     if run.teacher is not None:
         tensors |= run.teacher.state_dict(prefix="teacher.")
-    return fingerprint([asdict(run.settings), run.autocast, seed], tensors)
+    facts = [asdict(run.settings), run.autocast, seed, torch.device(device).type, torch.__version__, version]
+    return fingerprint(facts, tensors)
 
 
 @torch.no_grad()
@@ -183,11 +184,11 @@ def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int)
 
 
 @contextlib.contextmanager
-def _deterministic(seed: int, epoch: int) -> Iterator[None]:
-    """A random state of this epoch alone and cuDNN algorithms that repeat their results, for a while."""
+def _deterministic(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """A random state of this epoch alone and cuDNN algorithms that repeat their results in full precision, for a while."""
     entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with torch.random.fork_rng(), flags:
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), flags:
         torch.manual_seed(int(entropy[0]))
         yield
 
@@ -200,6 +201,7 @@ def train(
     seed: int,
     device: Device = "cpu",
     resume: Path | None = None,
+    version: str = "",
     teacher: nn.Module | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
@@ -207,19 +209,20 @@ def train(
 
     Rows: epoch (from 1), learning_rate (last step), loss, train_top1 and holdout_top1 in percent (NaN without
     a holdout), seconds. The state is saved to the path `resume` after each epoch; a killed run of the same
-    settings, seed, weights and images continues from it to bit-equal weights; the caller deletes the file.
+    settings, seed, weights, images, device and `version` (such as a checksum of the code) continues from it to
+    bit-equal weights; the caller deletes the file.
     With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite.
     """
     run = _start(network, teacher, settings, device)
     history: History = []
     if resume is not None:
-        identity = _identity(run, dataset, seed)
+        identity = _identity(run, dataset, seed, device, version)
         history = load_progress(resume, run.state(), identity)
     data = Images(dataset.train.images.to(device), dataset.train.labels.to(device))
     kept = network if run.average is None else run.average
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
-        with _deterministic(seed, epoch):
+        with _deterministic(seed, epoch, data.images.device):
             row = {"epoch": epoch + 1, **_train_epoch(run, data, dataset.mean, dataset.std, epoch)}
         if not math.isfinite(row["loss"]):
             problem = f"the loss is {row['loss']} in epoch {epoch + 1}"

@@ -216,7 +216,7 @@ def test_unused_and_reused_layers_are_named(images, tmp_path, outputs):
     ("arguments", "message"),
     [
         ({"layers": ["z"]}, "layer 'z' is no ungrouped convolution; choose from a, b, c, d, e"),
-        ({"layers": []}, "choose from a, b, c, d, e"),
+        ({"layers": []}, "layers: none is given"),
         ({"outputs": "after"}, "outputs: 'after' is unknown; choose from activated, convolution"),
         ({"dtype": torch.bfloat16}, "dtype: torch.bfloat16 cannot be stored"),
         ({"batch_size": 0}, "batch_size at least 1"),

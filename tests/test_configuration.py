@@ -106,8 +106,13 @@ def test_a_section_misspelt_is_named(config):
 
 
 def test_a_comparison_needs_the_method_itself(config):
-    message = refusal(config, "comparisons.quickstart.0.criteria", ["l1", "random"])
-    assert message == "config: comparisons.quickstart: the figure 'method' needs a criterion of method scap; add one"
+    """In the frequency domain: the figure shows a spectrum."""
+    expected = (
+        "config: comparisons.quickstart: the figure 'method' needs a criterion of method scap whose autoencoder is not of "
+        "'domain: space'; add one"
+    )
+    for criteria in (["l1", "random"], ["scap-space", "l1"]):
+        assert refusal(config, "comparisons.quickstart.0.criteria", criteria) == expected
 
 
 def refused(project):

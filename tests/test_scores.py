@@ -60,10 +60,11 @@ def test_controls():
     assert not (random[0] == random[3]).any()
 
 
+@pytest.mark.parametrize("method", ["scap", "l1", "random"])
 @pytest.mark.parametrize("how", ["raw", "mean", "max", "min-max"])
-def test_inverted_turns_the_ranking_round_and_stays_in_its_range(how):
+def test_inverted_turns_the_ranking_round_and_stays_in_its_range(how, method):
     def scores(inverted):
-        settings = CriterionSettings(fusion="magnitude", magnitude_normalisation=how, inverted=inverted)
+        settings = CriterionSettings(method, fusion="magnitude", magnitude_normalisation=how, inverted=inverted)
         return channel_scores("conv1", FIDELITY, NORMS, settings)["score"]
 
     assert scores(True).argsort().tolist() == scores(False).argsort()[::-1].tolist()

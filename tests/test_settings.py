@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from scap.autoencoder import AutoencoderSettings
 from scap.errors import ScapError
 from scap.settings import SCHEDULES, TrainingSettings, learning_rate_at
 
@@ -50,3 +51,12 @@ def test_a_warmup_of_nothing_or_of_everything_is_possible(warmup, progress):
 def test_an_impossible_setting_is_named(key, value):
     with pytest.raises(ScapError, match=f"^{key}: .*{value}"):
         settings(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("bottleneck", 0), ("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("workspace_mb", 0), ("explained", 1.0)],
+)
+def test_an_impossible_autoencoder_is_refused_by_name(key, value):
+    with pytest.raises(ScapError, match=f"autoencoder: {key} {value} is not"):
+        AutoencoderSettings(**{key: value})

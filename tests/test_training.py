@@ -101,6 +101,31 @@ def test_bfloat16_is_computed_where_the_hardware_has_it(monkeypatch):
         assert training.computes_in_bfloat16("cpu") == expected
 
 
+def test_bfloat16_on_a_graphics_processor_is_not_emulated(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not training.computes_in_bfloat16("cuda")
+
+
+def test_training_on_the_processor_touches_no_graphics_processor(dataset, monkeypatch):
+    """With a driver too old for PyTorch, a look at the state of a device that is counted but not usable is an error."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail("asked for a device's state"))
+    train(small_network(), dataset, settings(epochs=1), seed=0)
+
+
+def test_float32_is_float32_on_every_device(dataset):
+    """Inside a training; outside, the user's own setting stands."""
+    network, seen = small_network(), []
+    before = torch.backends.cudnn.allow_tf32
+    network[0].register_forward_hook(
+        lambda layer, inputs, output: seen.append(torch.backends.cudnn.allow_tf32 and layer.training)
+    )
+    train(network, dataset, settings(epochs=1), seed=0)
+    assert seen
+    assert not any(seen)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_the_history_has_one_row_an_epoch_and_is_what_report_was_told(dataset):
     rows = []
     history = train(small_network(), dataset, settings(), seed=0, report=rows.append)
@@ -200,7 +225,7 @@ def test_a_finished_run_is_not_trained_again(dataset, tmp_path):
     assert same_weights(first, second)
 
 
-@pytest.mark.parametrize("difference", ["settings", "precision", "seed", "weights", "images", "damage"])
+@pytest.mark.parametrize("difference", ["settings", "precision", "seed", "weights", "images", "version", "damage"])
 def test_progress_of_another_run_is_reported_and_ignored(dataset, tmp_path, caplog, monkeypatch, difference):
     """A precision differs where the same settings meet other hardware."""
     path, fresh, resumed = tmp_path / "resume", small_network(), small_network()
@@ -215,6 +240,7 @@ def test_progress_of_another_run_is_reported_and_ignored(dataset, tmp_path, capl
             replace(chosen, weight_decay=0.1) if difference == "settings" else chosen,
             seed=1 if difference == "seed" else 0,
             resume=path,
+            version="edited" if difference == "version" else "",
             report=kill_after(2),
         )
     if difference == "damage":

@@ -33,3 +33,9 @@ def test_uniform_widths_meet_the_budget_and_no_larger_share_does(network, multip
     shares = [widths[layer] / totals[layer] for layer in PLAN]
     assert max(shares) - min(shares) < multiple / min(totals.values())
     assert macs(network, {layer: min(totals[layer], width + multiple) for layer, width in widths.items()}) > budget
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_law_7_nothing_is_pruned_where_the_plan_keeps_all(network, multiple):
+    totals = {layer: network.get_submodule(layer).out_channels for layer in PLAN}
+    assert uniform_widths(network, {layer: list(range(n)) for layer, n in totals.items()}, EXAMPLE, multiple) == totals

@@ -94,6 +94,13 @@ def test_what_each_rule_has_cost(finished):
     assert "nowhere: no benchmark file" in project.python("-m", "workflow.costs", "nowhere", succeeds=False)
 
 
+def test_a_point_that_cannot_be_made_is_named(project):
+    output = project.snakemake(f"{NETWORK}/scap/threshold-0.5/shrot/metrics.json", succeeds=False)
+    assert re.search(r"'shrot' is no track of tiny; choose one of \w+", output)
+    assert "Traceback (most recent call last)" not in output
+    assert "MissingRuleException" in project.snakemake(f"{NETWORK}/autoencoders/first/conv9_9.csv", succeeds=False)
+
+
 def test_another_threshold_prunes_and_finetunes_anew(project):
     with project.edited(CONFIG, "thresholds: [0.5]", "thresholds: [0.4]"):
         assert project.plan() == from_pruning(CRITERIA, {"tradeoff", "finetuning", "fidelity", "channels"})

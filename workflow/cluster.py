@@ -39,8 +39,10 @@ def wait_for_earlier_jobs(seconds: float = 5.0) -> None:
         time.sleep(seconds)
 
 
-def remove_resume_files(folder: Path = Path("results")) -> None:
-    """Remove what a killed training would have gone on from, beside the models that are there."""
+def remove_leftovers(folder: Path = Path("results")) -> None:
+    """Remove what a killed training would have gone on from, beside the models that are there, and files half written."""
+    for path in folder.rglob(".*.part"):
+        path.unlink()
     for path in folder.rglob("*.resume"):
         if path.with_suffix("").is_file():
             path.unlink()

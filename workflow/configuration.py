@@ -62,9 +62,11 @@ def check_references(config: dict) -> None:
     for name, grids in config["comparisons"].items():
         for index, grid in enumerate(grids):
             _check_grid(f"comparisons.{name}.{index}", grid, config)
-        if not any(config["criteria"][criterion]["method"] == "scap" for grid in grids for criterion in grid["criteria"]):
+        criteria = [config["criteria"][criterion] for grid in grids for criterion in grid["criteria"]]
+        if not any(sees_spectra(criterion, config["autoencoders"]) for criterion in criteria):
             raise ConfigurationError(
-                f"config: comparisons.{name}: the figure 'method' needs a criterion of method scap; add one"
+                f"config: comparisons.{name}: the figure 'method' needs a criterion of method scap whose autoencoder is not "
+                "of 'domain: space'; add one"
             )
     for name, study in config["studies"].items():
         _known(study["network"], config["networks"], f"studies.{name}.network", "networks")
@@ -81,6 +83,11 @@ def check_references(config: dict) -> None:
     for name, members in config["targets"].items():
         for member in members:
             _known(member, config["comparisons"] | config["studies"], f"targets.{name}", "comparisons or studies")
+
+
+def sees_spectra(criterion: dict, autoencoders: dict) -> bool:
+    """Whether a criterion is SCAP itself, in the frequency domain."""
+    return criterion["method"] == "scap" and autoencoders[criterion["autoencoder"]]["domain"] == "frequency"
 
 
 def _check_criterion(name: str, entry: dict, criteria: dict) -> None:

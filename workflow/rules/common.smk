@@ -1,5 +1,6 @@
 import ast
 import json
+import re
 from itertools import product
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from snakemake.utils import validate
 
 from scap.layers import PRUNABLE
 from scap.sources import check_raw_files, missing_files, raw_files
-from workflow.cluster import remove_resume_files, wait_for_earlier_jobs
-from workflow.configuration import check_references, check_schema
+from workflow.cluster import remove_leftovers, wait_for_earlier_jobs
+from workflow.configuration import check_references, check_schema, sees_spectra
 from workflow.records import export_records
 
 SCHEMA = workflow.source_path("../../config/schema.json")
@@ -47,7 +48,7 @@ wildcard_constraints:
     figure="|".join(FIGURES),
     threshold=r"0(\.\d+)?|1(\.0+)?|\d(\.\d+)?e-\d+",  # as Python writes a number in [0, 1]
     track=r"[a-z0-9-]+",
-    layer=r"[\w.]+",
+    layer="|".join(re.escape(layer) for names in PRUNABLE.values() for layer in names),
 
 
 def log_of(path):
@@ -166,8 +167,8 @@ def of_runs(pattern):
 
 
 def method_run(comparison):
-    """The first run whose criterion is SCAP itself, with a layer a quarter into the network, as wildcards."""
-    run = next(run for run in runs(comparison) if config["criteria"][run["criterion"]]["method"] == "scap")
+    """The first run whose criterion is SCAP itself, on spectra, with a layer a quarter into the network, as wildcards."""
+    run = next(run for run in runs(comparison) if sees_spectra(config["criteria"][run["criterion"]], config["autoencoders"]))
     entry = config["criteria"][run["criterion"]]["autoencoder"]
     names = layers(run["network"])
     return run | {
@@ -221,7 +222,7 @@ def sources(wildcards):
             check_raw_files(entry["source"], root)
         except ValueError as error:
             raise WorkflowError(str(error))
-    return [f"{root}/{name}" for name in raw_files(entry["source"])]
+    return [Path(root, name) for name in raw_files(entry["source"])]
 
 
 def spectra(wildcards):
@@ -238,7 +239,11 @@ def width_scores(wildcards):
 
 
 def finetuning(wildcards):
-    return config["networks"][wildcards.network]["finetuning"][wildcards.track]
+    """Settings of a track of fine-tuning."""
+    tracks = config["networks"][wildcards.network]["finetuning"]
+    if wildcards.track not in tracks:
+        raise WorkflowError(f"'{wildcards.track}' is no track of {wildcards.network}; choose one of {', '.join(tracks)}")
+    return tracks[wildcards.track]
 
 
 def teacher(wildcards):

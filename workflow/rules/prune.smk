@@ -68,6 +68,7 @@ rule evaluate:
     resources:
         runtime=more(30),
         mem_mb=more(4000),
+        gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
     script:

@@ -7,7 +7,7 @@ for name, entry in config["datasets"].items():
             name:
                 f"download_{name}"
             output:
-                [str(path) for path in missing],
+                missing,
             log:
                 log_of(f"download/{name}"),
             benchmark:
@@ -86,6 +86,7 @@ rule evaluate_baseline:
     resources:
         runtime=more(30),
         mem_mb=more(4000),
+        gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
     script:

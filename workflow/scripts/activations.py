@@ -53,6 +53,6 @@ if __name__ == "__main__":
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
             *snakemake.output,
-            pick_device(snakemake.threads),
+            pick_device(snakemake),
             report,
         )

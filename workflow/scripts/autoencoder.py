@@ -25,6 +25,6 @@ if __name__ == "__main__":
             snakemake.wildcards.layer,
             snakemake.params.cfg,
             *snakemake.output,
-            pick_device(snakemake.threads),
+            pick_device(snakemake),
             report,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from dataset import open_dataset
-from device import device_name, pick_device
+from device import pick_device
 from job import job
 
 from scap.counting import count_operations
@@ -23,11 +23,11 @@ def measure(models: dict[str, str], data: str, cfg: dict, output: str, device: s
         metrics[name] = {"top1": top1, **counts}
         if not metadata["plan"]:  # unpruned: what builds it, so that the size of any plan can be counted without weights
             metrics["network"] = {key: metadata[key] for key in ("architecture", "arguments", "example_shape")}
-    environment = {"device": device_name(device), "torch": torch.__version__}
-    Path(output).write_text(json.dumps(metrics | environment, indent=2) + "\n")
+        metrics |= metadata["extra"]  # device and PyTorch of the last training
+    Path(output).write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 if __name__ == "__main__":
     with job(snakemake):
         models = {name: path for name, path in snakemake.input.items() if name not in ("data", "library")}
-        measure(models, snakemake.input.data, snakemake.params.cfg, snakemake.output[0], pick_device(snakemake.threads))
+        measure(models, snakemake.input.data, snakemake.params.cfg, snakemake.output[0], pick_device(snakemake))

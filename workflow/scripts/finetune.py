@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from dataset import open_dataset
-from device import pick_device
+from device import pick_device, trained_on
 from job import Report, job
 from table import write_table
+from version import code_version
 
 from scap.pruning import load_network, read_metadata, save_network
 from scap.training import TrainingSettings, reset_network, train
@@ -17,6 +18,7 @@ def finetune(
     teacher: list[str],
     cfg: dict,
     seed: int,
+    version: str,
     model: str,
     history: str,
     device: str,
@@ -34,11 +36,12 @@ def finetune(
         seed=seed,
         device=device,
         resume=resume,
+        version=version,
         teacher=load_network(teacher[0]) if teacher else None,
         report=report,
     )
     write_table(history, rows)
-    save_network(model, network, **metadata)
+    save_network(model, network, **metadata | {"extra": trained_on(device)})
 
 
 if __name__ == "__main__":
@@ -49,7 +52,8 @@ if __name__ == "__main__":
             list(snakemake.input.teacher),
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
+            code_version(snakemake.input.library),
             *snakemake.output,
-            pick_device(snakemake.threads),
+            pick_device(snakemake),
             report,
         )

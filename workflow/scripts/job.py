@@ -1,7 +1,6 @@
 """What every script shares: logging to terminal and log, threads, one line for a user's error, provenance."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,6 @@ def job(snakemake: Any) -> Iterator[Report]:
     handlers = [logging.StreamHandler(), logging.FileHandler(snakemake.log[0], mode="w")]
     logging.basicConfig(level=logging.WARNING, format=f"[{name}] %(message)s", handlers=handlers, force=True)
     LOG.setLevel(logging.INFO)
-    os.environ["OMP_NUM_THREADS"] = str(snakemake.threads)
     start = time.monotonic()
     try:
         yield _reporter()

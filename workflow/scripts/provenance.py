@@ -22,7 +22,7 @@ def write_provenance(snakemake: Any, seconds: float) -> None:
         "config": dict(snakemake.params.items()),
         "code": code_state(),
         "versions": {"python": platform.python_version(), **versions()},
-        "device": device(snakemake.threads),
+        "device": device(snakemake),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seconds": round(seconds, 3),
     }
@@ -62,9 +62,9 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def device(threads: int) -> str:
-    """The graphics processor where the job could use one, else the processor and its threads."""
+def device(snakemake: Any) -> str:
+    """The graphics processor where the job used one, else the processor and its threads."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and snakemake.resources.get("gpu", 0) and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {threads} of {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {snakemake.threads} of {os.cpu_count()} cores"
