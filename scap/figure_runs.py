@@ -46,6 +46,12 @@ def _baseline_style(index: int) -> dict[str, Any]:
     return {"color": "black", "linewidth": 0.8, "linestyle": DASHES[2 + index % 2]}
 
 
+def _track_style(index: int, colour: str) -> dict[str, Any]:
+    """Dashes of a track, and open markers for all but the first, which tell single points apart."""
+    marker = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 0.8} if index else {}
+    return {"linestyle": DASHES[index % len(DASHES)], **marker}
+
+
 def _curves(axes: Axes, runs: pd.DataFrame, column: str) -> None:
     """The means over seeds of top-1 against this column, with the spread over seeds both ways."""
     tracks = list(runs["track"].unique())
@@ -56,8 +62,8 @@ def _curves(axes: Axes, runs: pd.DataFrame, column: str) -> None:
             several = bool(spread["top1"].notna().any())
             bars = {"xerr": spread[column], "yerr": spread["top1"]} if several else {}
             bars |= {"elinewidth": 0.6, "capsize": 1.5, "label": f"{criterion} ({track})"}
-            dashes = DASHES[tracks.index(track) % len(DASHES)]
-            axes.errorbar(mean[column], mean["top1"], linestyle=dashes, **line_style(index), **bars)
+            look = line_style(index) | _track_style(tracks.index(track), line_style(index)["color"])
+            axes.errorbar(mean[column], mean["top1"], **look, **bars)
     low, high = runs[column].min(), runs[column].max()
     if high - low < 5:  # one threshold: equal widths must not be blown up to a scale of thousandths
         left = min((low + high) / 2 - 2.8, 94.3)
@@ -72,7 +78,7 @@ def _tradeoff_handles(runs: pd.DataFrame, baselines: pd.Series) -> list[Any]:
     tracks = runs["track"].unique()
     if len(tracks) > 1:
         looks += [
-            (f"track: {track}", {"color": "0.3", "linestyle": DASHES[index % len(DASHES)]})
+            (f"track: {track}", {"color": "0.3", "marker": "o", **_track_style(index, "0.3")})
             for index, track in enumerate(tracks)
         ]
     for index, (network, top1) in enumerate(baselines.items()):

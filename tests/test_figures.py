@@ -262,6 +262,8 @@ def test_tradeoff_tells_criteria_by_colour_and_marker_and_tracks_by_dashes(tmp_p
     assert len(set(looks)) == 16
     assert len({colour for colour, _, _ in looks}) == len({marker for _, marker, _ in looks}) == 8
     assert len({dashes for _, _, dashes in looks}) == 2
+    # Also where a track is one point and has no line: open markers.
+    assert {line.get_linestyle(): line.get_markerfacecolor() == "white" for line in lines} == {"-": False, "--": True}
 
 
 def test_tradeoff_one_seed_has_no_spread(tmp_path):

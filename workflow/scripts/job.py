@@ -1,4 +1,4 @@
-"""What every script shares: logging to terminal and log, threads, one line for a user's error, provenance."""
+"""What every script shares: logging to terminal and log, one line for a user's error, provenance."""
 
 import logging
 import sys
