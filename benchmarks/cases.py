@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import seconds
-from scap import direct
-from scap.autoencoder import Autoencoder, AutoencoderSettings, blocks, cosine, losses
-from scap.fitting import fit_autoencoder, random_autoencoder
-from scap.layers import VGG16_BLOCKS
-from scap.spectra import Spectra, open_spectra, spectra_of
-from scap.streaming import TensorFile
+from scap.criterion import reference as direct
+from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, blocks, cosine, losses
+from scap.criterion.fitting import fit_autoencoder, random_autoencoder
+from scap.criterion.spectra import Spectra, open_spectra, spectra_of
+from scap.models.names import VGG16_BLOCKS
+from scap.tensors import TensorFile
 
 Result = tuple[Tensor, Tensor, Tensor]  # cosines (n, K), mean loss, gradient of the autoencoder's rows
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scap.data import Dataset, load_dataset, normalise, read_source
-from scap.networks import vgg16
-from scap.pruning import load_network
-from scap.sources import missing_files
-from scap.streaming import save_tensors
+from scap.data.datasets import Dataset, load_dataset, normalise, read_source
+from scap.data.sources import missing_files
+from scap.models.vgg import vgg16
+from scap.pruning.files import load_network
+from scap.tensors import save_tensors
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]

@@ -18,9 +18,10 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.cases import settings_of
 from benchmarks.common import Row, calibration, load_libraries, parse, say, write_table
-from scap.activations import Follower, conv_layers
-from scap.criterion import score_network
-from scap.pruning import prunable_layers
+from scap.criterion.activations import Follower
+from scap.criterion.score import score_network
+from scap.models.layers import conv_layers
+from scap.pruning.surgery import prunable_layers
 
 Scores = dict[str, Tensor]
 

@@ -26,8 +26,8 @@ from benchmarks.cases import (
     vgg16_cases,
 )
 from benchmarks.common import Row, parse, peak_memory, repeats_for, say, seconds, write_table
-from scap.autoencoder import AutoencoderSettings
-from scap.spectra import spectra_of
+from scap.criterion.autoencoder import AutoencoderSettings
+from scap.criterion.spectra import spectra_of
 
 LIMIT = 600 * 2**20  # bytes of the field; the direct evaluation's peak is about six times that
 

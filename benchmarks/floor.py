@@ -27,10 +27,10 @@ from benchmarks.cases import (
     write_synthetic_spectra,
 )
 from benchmarks.common import Row, parse, say, seconds, write_table
-from scap.autoencoder import Autoencoder, AutoencoderSettings, row_shape
-from scap.fitting import random_autoencoder, train_autoencoder
-from scap.span import span_of, worthwhile
-from scap.spectra import Spectra
+from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, row_shape
+from scap.criterion.fitting import random_autoencoder, train_autoencoder
+from scap.criterion.span import span_of, worthwhile
+from scap.criterion.spectra import Spectra
 
 PROFILED = ("conv1_2", "conv5_1, conv5_2, conv5_3")
 ADAM_PASSES = 7  # reads of weight, gradient and both moments; writes of weight and both moments

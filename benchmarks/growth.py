@@ -16,9 +16,9 @@ from typing import Any
 
 from benchmarks.cases import Case, open_synthetic_spectra, prepare_step, settings_of, untrained, write_synthetic_spectra
 from benchmarks.common import Row, parse, peak_memory, repeats_for, say, seconds, write_table
-from scap.autoencoder import Autoencoder, AutoencoderSettings, fidelities
-from scap.fitting import random_autoencoder, train_autoencoder
-from scap.span import span_of
+from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, fidelities
+from scap.criterion.fitting import random_autoencoder, train_autoencoder
+from scap.criterion.span import span_of
 
 DIRECT_IMAGES, LIMIT = 2, 600 * 2**20
 SPAN_EPOCHS = 10

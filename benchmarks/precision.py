@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from benchmarks.cases import settings_of
 from benchmarks.common import Row, calibration, parse, say, write_table
-from scap.activations import conv_layers, record_activations
-from scap.autoencoder import AutoencoderSettings, fidelities
-from scap.fitting import fit_autoencoder
-from scap.pruning import prunable_layers
-from scap.scores import CriterionSettings, Values, filter_norms, importance
-from scap.spectra import Spectra, open_spectra, write_spectra
+from scap.criterion.activations import record_activations
+from scap.criterion.autoencoder import AutoencoderSettings, fidelities
+from scap.criterion.fitting import fit_autoencoder
+from scap.criterion.fusion import CriterionSettings, Values, filter_norms, importance
+from scap.criterion.spectra import Spectra, open_spectra, write_spectra
+from scap.models.layers import conv_layers
+from scap.pruning.surgery import prunable_layers
 
 THRESHOLD = 0.6
 VARIANTS = (("complex", "nonlinear"), ("complex", "linear"), ("power", "nonlinear"))

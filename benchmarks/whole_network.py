@@ -1,6 +1,6 @@
 """A whole VGG16 from images to its score table, step by step, against one training epoch and the direct evaluation.
 
-The epoch is the workflow's own training (scap.training.train) on a few batches of 128, before and after the scoring,
+The epoch is the workflow's own training (scap.training.loop.train) on a few batches of 128, before and after the scoring,
 times 50,000 images. The direct evaluation is projected: its seconds per pair, measured on a part of one batch per layer,
 times all pairs and the epochs that the factorised training took. Its own start and scoring are left out, in its favour.
 """
@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from benchmarks.cases import Case, direct_seconds_per_pair, settings_of
 from benchmarks.common import Row, calibration, parse, say, write_table
-from scap.activations import conv_layers, record_activations
-from scap.autoencoder import AutoencoderSettings, fidelities
-from scap.data import Dataset, Images
-from scap.fitting import fit_autoencoder
-from scap.pruning import prunable_layers
-from scap.scores import CriterionSettings, Values, channel_scores, filter_norms, score_table
-from scap.settings import TrainingSettings
-from scap.spectra import open_spectra, write_spectra
-from scap.training import train
+from scap.criterion.activations import record_activations
+from scap.criterion.autoencoder import AutoencoderSettings, fidelities
+from scap.criterion.fitting import fit_autoencoder
+from scap.criterion.fusion import CriterionSettings, Values, channel_scores, filter_norms, score_table
+from scap.criterion.spectra import open_spectra, write_spectra
+from scap.data.datasets import Dataset, Images
+from scap.models.layers import conv_layers
+from scap.pruning.surgery import prunable_layers
+from scap.training.loop import train
+from scap.training.settings import TrainingSettings
 
 EPOCH_IMAGES = 50_000
 VARIANTS = (("complex", "nonlinear"), ("complex", "linear"), ("power", "nonlinear"), ("power", "linear"))

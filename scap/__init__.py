@@ -12,18 +12,18 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "AutoencoderSettings": "autoencoder",
-    "CriterionSettings": "scores",
+    "AutoencoderSettings": "criterion.autoencoder",
+    "CriterionSettings": "criterion.fusion",
     "ScapError": "errors",
-    "count_operations": "counting",
-    "layer_macs": "counting",
-    "load_network": "pruning",
-    "plan_at": "scores",
-    "plan_of_widths": "scores",
-    "prunable_layers": "pruning",
-    "prune_network": "pruning",
-    "save_network": "pruning",
-    "score_network": "criterion",
+    "count_operations": "pruning.counting",
+    "layer_macs": "pruning.counting",
+    "load_network": "pruning.files",
+    "plan_at": "pruning.plans",
+    "plan_of_widths": "pruning.plans",
+    "prunable_layers": "pruning.surgery",
+    "prune_network": "pruning.surgery",
+    "save_network": "pruning.files",
+    "score_network": "criterion.score",
 }
 __all__ = sorted(_PUBLIC)
 

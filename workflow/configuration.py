@@ -6,7 +6,7 @@ from itertools import product
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from scap.layers import PRUNABLE
+from scap.models.names import PRUNABLE
 
 REFERENCES = {  # section -> key of its entries -> section that holds the name
     "networks": {"dataset": "datasets"},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from scap.sources import RAW_FILES, md5
+from scap.data.sources import RAW_FILES, md5
 from workflow.records import restore_records
 
 DATA = Path("data.dvc")
@@ -138,7 +138,7 @@ def _copy(missing: list[Path], source: Path) -> None:
 
 
 def _download(missing: list[Path]) -> None:
-    from scap.data import download
+    from scap.data.datasets import download
     from scap.errors import ScapError
 
     for name, files in RAW_FILES.items():

@@ -10,11 +10,11 @@ from job import Report, job
 from safetensors import safe_open
 from table import write_table
 
-from scap.activations import record_activations
-from scap.data import normalise
+from scap.criterion.activations import record_activations
+from scap.criterion.strengths import STRENGTHS, second_moments
+from scap.data.datasets import normalise
 from scap.errors import ScapError
-from scap.pruning import load_network
-from scap.strengths import STRENGTHS, second_moments
+from scap.pruning.files import load_network
 
 
 def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strengths: str, device: str, report: Report) -> None:

@@ -4,9 +4,9 @@ from device import pick_device
 from job import Report, job
 from table import write_table
 
-from scap.autoencoder import AutoencoderSettings, fidelities, save_autoencoder
-from scap.fitting import fit_autoencoder
-from scap.spectra import open_spectra
+from scap.criterion.autoencoder import AutoencoderSettings, fidelities, save_autoencoder
+from scap.criterion.fitting import fit_autoencoder
+from scap.criterion.spectra import open_spectra
 
 
 def fit(path: str, layer: str, cfg: dict, weights: str, fidelity: str, device: str, report: Report) -> None:

@@ -8,9 +8,10 @@ from job import Report, job
 from table import write_table
 from version import code_version
 
-from scap.networks import build_network
-from scap.pruning import save_network
-from scap.training import TrainingSettings, reset_network, train
+from scap.models.build import build_network
+from scap.pruning.files import save_network
+from scap.training.loop import reset_network, train
+from scap.training.settings import TrainingSettings
 
 
 def train_baseline(

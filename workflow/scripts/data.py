@@ -4,8 +4,8 @@ from pathlib import Path
 
 from job import job
 
-from scap.data import read_source
-from scap.streaming import save_tensors
+from scap.data.datasets import read_source
+from scap.tensors import save_tensors
 
 
 def make_data(cfg: dict, output: str) -> None:

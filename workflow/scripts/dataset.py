@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scap.data import Dataset, load_dataset
+from scap.data.datasets import Dataset, load_dataset
 
 
 def open_dataset(path: str, architecture: dict) -> Dataset:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from job import job
 
-from scap.data import download
+from scap.data.datasets import download
 
 if __name__ == "__main__":
     with job(snakemake):

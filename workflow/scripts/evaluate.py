@@ -8,9 +8,9 @@ from dataset import open_dataset
 from device import pick_device
 from job import job
 
-from scap.counting import count_operations
-from scap.pruning import load_network, read_metadata
-from scap.training import evaluate
+from scap.pruning.counting import count_operations
+from scap.pruning.files import load_network, read_metadata
+from scap.training.loop import evaluate
 
 
 def measure(models: dict[str, str], data: str, cfg: dict, output: str, device: str) -> None:

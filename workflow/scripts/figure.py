@@ -3,19 +3,20 @@
 from job import job
 from matplotlib.figure import Figure
 
-from scap import figures
+from scap.figures.channels import channels_figure, fidelity_figure
+from scap.figures.method import method_figure
+from scap.figures.runs import finetuning_figure, tradeoff_figure
+from scap.figures.style import save
 
 
 def draw(figure: str, tables: list[str], cfg: dict) -> Figure:
     if figure == "finetuning":
-        return figures.finetuning_figure(dict(zip(cfg["labels"], tables, strict=True)))
+        return finetuning_figure(dict(zip(cfg["labels"], tables, strict=True)))
     if figure == "fidelity":
-        return figures.fidelity_figure(tables[0], cfg["threshold"], cfg["title"])
-    return {"tradeoff": figures.tradeoff_figure, "method": figures.method_figure, "channels": figures.channels_figure}[figure](
-        tables[0]
-    )
+        return fidelity_figure(tables[0], cfg["threshold"], cfg["title"])
+    return {"tradeoff": tradeoff_figure, "method": method_figure, "channels": channels_figure}[figure](tables[0])
 
 
 if __name__ == "__main__":
     with job(snakemake):
-        figures.save(draw(snakemake.wildcards.figure, list(snakemake.input.tables), snakemake.params.cfg), snakemake.output)
+        save(draw(snakemake.wildcards.figure, list(snakemake.input.tables), snakemake.params.cfg), snakemake.output)

@@ -8,8 +8,9 @@ from job import Report, job
 from table import write_table
 from version import code_version
 
-from scap.pruning import load_network, read_metadata, save_network
-from scap.training import TrainingSettings, reset_network, train
+from scap.pruning.files import load_network, read_metadata, save_network
+from scap.training.loop import reset_network, train
+from scap.training.settings import TrainingSettings
 
 
 def finetune(

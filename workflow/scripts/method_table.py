@@ -5,9 +5,9 @@ from job import job
 from table import write_table
 from torch import Tensor
 
-from scap.autoencoder import AutoencoderSettings, load_autoencoder
-from scap.direct import reconstruct
-from scap.spectra import open_activations
+from scap.criterion.autoencoder import AutoencoderSettings, load_autoencoder
+from scap.criterion.reference import reconstruct
+from scap.criterion.spectra import open_activations
 
 
 def pixels(panel: str, image: Tensor) -> list[dict]:

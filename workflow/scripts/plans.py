@@ -3,9 +3,8 @@
 import pandas as pd
 from torch import Tensor, nn
 
-from scap.layers import Plan
-from scap.pruning import uniform_widths
-from scap.scores import plan_at, plan_of_widths
+from scap.pruning.plans import Plan, plan_at, plan_of_widths
+from scap.pruning.widths import uniform_widths
 
 
 def make_plan(

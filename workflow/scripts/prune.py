@@ -6,7 +6,8 @@ from job import job
 from plans import make_plan
 from table import write_table
 
-from scap.pruning import load_network, prune_network, read_metadata, save_network
+from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.surgery import prune_network
 
 
 def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model: str, channels: str) -> None:

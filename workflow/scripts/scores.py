@@ -6,7 +6,7 @@ import pandas as pd
 from job import job
 from safetensors import safe_open
 
-from scap.scores import CriterionSettings, channel_scores, filter_norms, score_table
+from scap.criterion.fusion import CriterionSettings, channel_scores, filter_norms, score_table
 
 
 def make_scores(baseline: str, fidelities: list[str], activations: list[str], cfg: dict, seed: int, output: str) -> None:

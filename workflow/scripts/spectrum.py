@@ -3,7 +3,7 @@
 import torch
 from job import job
 
-from scap.spectra import write_spectra
+from scap.criterion.spectra import write_spectra
 
 if __name__ == "__main__":
     with job(snakemake) as report:

@@ -9,10 +9,10 @@ from job import job
 from plans import make_plan
 from table import write_table
 
-from scap.counting import count_operations
-from scap.networks import build_network
-from scap.pruning import prune_network
-from scap.studies import distance_to_published, kept_in_common, rank_correlation
+from scap.criterion.sensitivity import distance_to_published, kept_in_common, rank_correlation
+from scap.models.build import build_network
+from scap.pruning.counting import count_operations
+from scap.pruning.surgery import prune_network
 
 
 def rows(baseline: str, tables: dict[str, pd.DataFrame], cfg: dict, seed: int) -> list[dict]:

@@ -2,8 +2,8 @@
 
 from job import job
 
-from scap.figure_studies import study_figure
-from scap.figure_style import save
+from scap.figures.sensitivity import study_figure
+from scap.figures.style import save
 
 if __name__ == "__main__":
     with job(snakemake):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from scap.sources import md5
+from scap.data.sources import md5
 
 
 def code_version(library: Iterable[str]) -> str:

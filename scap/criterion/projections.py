@@ -1,0 +1,140 @@
+"""Exact projections of the normalised spectra s_nk without ever building the field (docs/method.md, equations 4, 5 and 7).
+
+A block holds a batch of images and gives, for every pair (image n, output channel k), the inner products of s_nk with
+rows of the autoencoder: everything that training and scoring need. `complex` and `power` are factorised: work that
+depends on the image alone is done once per image, not once per pair. `scap.criterion.reference` is the same interface,
+built directly.
+"""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scap.criterion.spectra import Layout, Spectra
+
+EPSILON = 1e-12  # of a norm: a field that is exactly zero gives s = 0 instead of NaN
+
+
+def balance_parts(spectra: Spectra) -> Spectra:
+    """Both parts at unit RMS: X per image, Y per image and output channel (a silent channel stays silent)."""
+    size = spectra.layout.size
+    inputs = spectra.inputs / _rms(spectra.inputs, (1, 2), spectra.input_channels * size)
+    outputs = spectra.outputs / _rms(spectra.outputs, (2,), size)
+    return replace(spectra, inputs=inputs, outputs=outputs)
+
+
+def _rms(values: Tensor, dims: tuple[int, ...], count: int) -> Tensor:
+    mean_square = values.square().sum(dims, keepdim=True) / count
+    return torch.where(mean_square > 0, mean_square, 1).sqrt()
+
+
+class ComplexBlock:
+    """r(S) = [Re S, Im S].
+
+    In the half-plane coordinates of X and Y, S_k is (x, y_k, …, y_k): y_k stands C times. An orthonormal change of basis
+    over those C copies leaves (x, √C·y_k) and zeros, so rows have C + 1 "channels", the last one for the broadcast part.
+    """
+
+    def __init__(self, spectra: Spectra) -> None:
+        self.x, self.y = spectra.inputs, spectra.outputs
+        self.copies = self.x.new_full((), spectra.input_channels**0.5)
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """‖r(S_k)‖, (n, K): equation 4; the cross term 2 Re⟨X̂, iŶ⟩ vanishes over the whole plane, as X and Y are real."""
+        energy = self.x.square().sum((1, 2))[:, None] + self.copies**2 * self.y.square().sum(2)
+        return energy.sqrt().clamp_min(EPSILON)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """⟨row, s_nk⟩ of rows (R, C + 1, H·W), (R, n, K): equation 5."""
+        per_image, per_pair = _SplitProduct.apply(rows.flatten(1), self.x.flatten(1), self.y.flatten(0, 1))
+        return torch.addcmul(per_image[:, :, None], per_pair.unflatten(1, self.norm.shape), self.copies) / self.norm
+
+
+class _SplitProduct(torch.autograd.Function):
+    """rows[:, :D]·xᵀ and rows[:, D:]·yᵀ for x (n, D), y (m, G); its backward writes the gradient of the rows in one piece.
+
+    For slices, autograd would fill a tensor of the rows' size with zeros for each and add them up.
+    """
+
+    @staticmethod
+    def forward(rows: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        size = x.shape[1]
+        return rows[:, :size] @ x.T, rows[:, size:] @ y.T
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        x, y = ctx.saved_tensors
+        rows = x.new_empty(len(gradients[0]), x.shape[1] + y.shape[1])
+        torch.mm(gradients[0], x, out=rows[:, : x.shape[1]])
+        torch.mm(gradients[1], y, out=rows[:, x.shape[1] :])
+        return rows, None, None
+
+
+class PowerBlock:
+    """r(S) = |S|², which holds the input-output cross-spectrum.
+
+    With a = |X̂|², b = |Ŷ|² and q = 2(Im X̂·Re Ŷ − Re X̂·Im Ŷ): |S(±f)|² = a + b ± q. In orthonormal coordinates a pair ±f is
+    (√2(a + b), √2·q), and a self-conjugate frequency is a + b.
+    """
+
+    def __init__(self, spectra: Spectra) -> None:
+        layout = spectra.layout
+        self.real, self.frequencies = layout.real, layout.frequencies
+        self.x_power, self.x_re, self.x_im = _power_parts(spectra.inputs, layout)
+        self.y_power, self.y_re, self.y_im = _power_parts(spectra.outputs, layout)
+        self.y_odd = spectra.outputs[..., self.real :]  # √2·(Re Ŷ, Im Ŷ)
+        self.copies = spectra.inputs.shape[1]
+
+    @cached_property
+    def x_odd(self) -> Tensor:
+        """(Im X̂, −Re X̂) by frequency, (f, 2·n, C): a batched product wants each frequency's matrix in one piece."""
+        return torch.cat([self.x_im, -self.x_re]).permute(2, 0, 1).contiguous()
+
+    @cached_property
+    def norm(self) -> Tensor:
+        """‖r(S_k)‖, (n, K): equation 7, from moments over c of X̂ per image and frequency."""
+        weight = self._weight(2.0)
+        b = self.y_power
+        even = (self.x_power.square().sum(1) @ weight)[:, None] + self.copies * (b.square() @ weight)
+        even = even + 2 * _pairs(b, (self.x_power.sum(1) * weight)[:, None])[..., 0]
+        odd = _pairs(self.y_re.square(), self.x_im.square().sum(1, keepdim=True))
+        odd = odd + _pairs(self.y_im.square(), self.x_re.square().sum(1, keepdim=True))
+        odd = odd - 2 * _pairs(self.y_re * self.y_im, (self.x_re * self.x_im).sum(1, keepdim=True))
+        return (even + 8 * odd[..., 0]).clamp_min(0).sqrt().clamp_min(EPSILON)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """⟨row, s_nk⟩ of rows (R, C, H·W), (R, n, K): equation 7."""
+        even, odd = rows.split([self.frequencies, rows.shape[2] - self.frequencies], dim=2)
+        even = even * self._weight(2**0.5)
+        per_image = even.flatten(1) @ self.x_power.flatten(1).T
+        per_pair = even.sum(1) @ self.y_power.flatten(0, 1).T
+        cross = (self.x_odd @ odd.permute(2, 1, 0).contiguous()).unflatten(1, (2, -1))  # (f, 2, n, R)
+        cross = self.y_odd @ cross.permute(2, 1, 0, 3).flatten(1, 2)
+        same = per_image[:, :, None] + per_pair.unflatten(1, self.norm.shape)
+        return (same + 2 * cross.permute(2, 0, 1)) / self.norm
+
+    def _weight(self, of_pairs: float) -> Tensor:
+        weight = self.x_power.new_ones(self.frequencies)
+        weight[self.real :] = of_pairs
+        return weight
+
+
+def _power_parts(packed: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """|·|² at every independent frequency, and Re and Im at those that are not self-conjugate."""
+    re = packed[..., layout.real : layout.frequencies] / 2**0.5
+    im = packed[..., layout.frequencies :] / 2**0.5
+    power = torch.cat([packed[..., : layout.real].square(), re.square() + im.square()], dim=-1)
+    return power, re, im
+
+
+def _pairs(per_pair: Tensor, per_image: Tensor) -> Tensor:
+    """Σ_f per_pair[n, k, f]·per_image[n, r, f], (n, K, R)."""
+    return per_pair @ per_image.transpose(1, 2)

@@ -1,0 +1,206 @@
+"""Spectra of activations: the half plane of a real FFT as orthonormal real coordinates (docs/method.md, equation 2).
+
+X and Y are real, so X̂(-f) is the conjugate of X̂(f): half of the frequency plane holds everything. It is stored as H·W real
+numbers per map, weighted so that the map from space to coordinates is orthonormal:
+
+    [ Re at the self-conjugate frequencies | √2·Re at the others | √2·Im at the others ]
+
+In the control `domain: space` the coordinates are the pixels, all of them "self-conjugate"; nothing else changes.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from scap.errors import ScapError
+from scap.tensors import TensorFile
+
+DOMAINS = ("frequency", "space")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the H·W coordinates of a map are ordered: `real` self-conjugate frequencies, then Re and Im of the others."""
+
+    height: int
+    width: int
+    domain: str = "frequency"
+
+    def __post_init__(self) -> None:
+        if self.domain not in DOMAINS:
+            raise ScapError(f"domain '{self.domain}' is unknown; choose one of {', '.join(DOMAINS)}")
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates, H·W."""
+        return self.height * self.width
+
+    @property
+    def real(self) -> int:
+        """Number of coordinates without an imaginary part."""
+        if self.domain == "space":
+            return self.size
+        return (2 - self.height % 2) * (2 - self.width % 2)
+
+    @property
+    def frequencies(self) -> int:
+        """Number of independent frequencies (f and -f count once)."""
+        return (self.size + self.real) // 2
+
+
+@lru_cache(maxsize=64)
+def half_plane(height: int, width: int) -> Tensor:
+    """Flat indices into the (H, W) plane of one frequency of each pair ±f, the self-conjugate ones first."""
+    u, v = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    flat, mirrored = u * width + v, (-u % height) * width + (-v % width)
+    half = width // 2  # rfft2 gives the columns 0 … half only
+    first = (v <= half) & ((-v % width > half) | (flat < mirrored))
+    return torch.cat([flat[flat == mirrored], flat[first]])
+
+
+def mirror(indices: Tensor, height: int, width: int) -> Tensor:
+    """Flat indices of the frequencies -f."""
+    return (-(indices // width) % height) * width + (-(indices % width) % width)
+
+
+def coordinates(maps: Tensor, layout: Layout) -> Tensor:
+    """Orthonormal coordinates of real maps: (..., H, W) -> (..., H·W); ‖coordinates‖ = ‖maps‖ (Parseval)."""
+    if layout.domain == "space":
+        return maps.flatten(-2)
+    plane = half_plane(layout.height, layout.width).to(maps.device)
+    half = layout.width // 2 + 1
+    index = (plane // layout.width) * half + plane % layout.width
+    spectrum = torch.view_as_real(torch.fft.rfft2(maps, norm="ortho")).flatten(-3, -2)[..., index, :]
+    pairs = 2**0.5 * spectrum[..., layout.real :, :]
+    return torch.cat([spectrum[..., : layout.real, 0], pairs[..., 0], pairs[..., 1]], dim=-1)
+
+
+def resize(outputs: Tensor, height: int, width: int) -> Tensor:
+    """Y spatially aligned to its layer's input: bilinear, (N, K, H', W') -> (N, K, H, W); unchanged where sizes agree."""
+    if outputs.shape[-2:] == (height, width):
+        return outputs
+    return interpolate(outputs, size=(height, width), mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """A layer's cached spectra: `inputs` (N, C, H·W) and `outputs` (N, K, H·W) in the coordinates of `layout`.
+
+    `copies` is C, where `inputs` are in other coordinates than those of C channels (scap.criterion.span).
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    layout: Layout
+    copies: int = 0
+
+    def __post_init__(self) -> None:
+        n, size = self.inputs.shape[0], self.inputs.shape[-1]
+        if self.outputs.shape[0] != n or self.outputs.shape[-1] != size or size != self.layout.size:
+            raise ScapError(
+                f"spectra do not fit together: inputs {tuple(self.inputs.shape)}, outputs {tuple(self.outputs.shape)}, "
+                f"layout {self.layout.height}x{self.layout.width}"
+            )
+
+    @property
+    def images(self) -> int:
+        """Number of calibration images N."""
+        return self.inputs.shape[0]
+
+    @property
+    def input_channels(self) -> int:
+        """Number of input channels C."""
+        return self.copies or self.inputs.shape[1]
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The precision of the arithmetic: float32, or float64 where the spectra are stored so."""
+        return torch.promote_types(self.inputs.dtype, torch.float32)
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels K."""
+        return self.outputs.shape[1]
+
+    def to(self, device: str | torch.device) -> "Spectra":
+        """The spectra on a device; on the one where they are, no copy: a memory map stays one."""
+        return replace(self, inputs=self.inputs.to(device), outputs=self.outputs.to(device))
+
+    def batch(self, images: slice | Tensor) -> "Spectra":
+        """The spectra of some images in `precision`."""
+        inputs, outputs = (_take(part, images, self.precision) for part in (self.inputs, self.outputs))
+        return replace(self, inputs=inputs, outputs=outputs)
+
+    def batches(self, size: int) -> Iterator["Spectra"]:
+        """All images in order, `size` at a time."""
+        for start in range(0, self.images, size):
+            yield self.batch(slice(start, start + size))
+
+
+def _take(tensor: Tensor, images: slice | Tensor, dtype: torch.dtype) -> Tensor:
+    return (tensor[images] if isinstance(images, slice) else tensor.index_select(0, images)).to(dtype)
+
+
+def spectra_of(inputs: Tensor, outputs: Tensor, domain: str = "frequency") -> Spectra:
+    """Spectra of one layer's activations: X (N, C, H, W) and Y (N, K, H', W'), Y resized to H×W."""
+    height, width = inputs.shape[-2:]
+    layout = Layout(height, width, domain)
+    return Spectra(coordinates(inputs, layout), coordinates(resize(outputs, height, width), layout), layout)
+
+
+def open_activations(path: str | Path, layer: str) -> tuple[Tensor, Tensor]:
+    """X (N, C, H, W) and Y (N, K, H', W') of a layer from an activation file, memory-mapped."""
+    inputs, outputs, _ = _open_pair(path, f"{layer}.")
+    return inputs, outputs
+
+
+def write_spectra(
+    activations: str | Path,
+    layer: str,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float16,
+    batch_size: int = 64,
+    report: Callable[[dict[str, int]], None] | None = None,
+) -> None:
+    """Transform a layer's activations into its spectra file, `batch_size` images at a time.
+
+    Raises ScapError where the activations are missing or damaged, or the spectra overflow `dtype`.
+    """
+    inputs, outputs = open_activations(activations, layer)
+    (n, c, height, width), k = inputs.shape, outputs.shape[1]
+    shapes = {"inputs": (n, c, height * width), "outputs": (n, k, height * width)}
+    metadata = {"height": str(height), "width": str(width)}
+    with TensorFile(Path(path), shapes, dtype, metadata=metadata) as file:
+        for start in range(0, n, batch_size):
+            part = slice(start, start + batch_size)
+            spectra = spectra_of(inputs[part].float(), outputs[part].float())
+            file.append("inputs", spectra.inputs)
+            file.append("outputs", spectra.outputs)
+            if report:
+                report({"images": min(start + batch_size, n), "total": n})
+
+
+def open_spectra(path: str | Path, layer: str, domain: str = "frequency") -> Spectra:
+    """A layer's cached spectra, memory-mapped: its spectra file, or for `domain: space` the activation file."""
+    if domain == "space":
+        inputs, outputs = open_activations(path, layer)
+        height, width = inputs.shape[-2:]
+        aligned = resize(outputs.float(), height, width).to(outputs.dtype) if outputs.shape[-2:] != (height, width) else outputs
+        return Spectra(inputs.flatten(2), aligned.flatten(2), Layout(height, width, domain))
+    inputs, outputs, metadata = _open_pair(path)
+    return Spectra(inputs, outputs, Layout(int(metadata["height"]), int(metadata["width"])))
+
+
+def _open_pair(path: str | Path, prefix: str = "") -> tuple[Tensor, Tensor, dict[str, str]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return file.get_tensor(f"{prefix}inputs"), file.get_tensor(f"{prefix}outputs"), file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ScapError(f"{path}: missing or damaged ({error}); delete it and run the workflow again") from error

@@ -1,0 +1,48 @@
+"""The figure of a study: readings of the criterion side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scap.figures.style import COLOURS, FONT, MARKERS, PAGE, add_legend, new_figure, read_table, styled
+from scap.published import PUBLISHED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REMOVED = {"macs_removed": "FLOPs removed", "params_removed": "parameters removed"}
+RANKS = {"rank_correlation_first": "with the first reading", "rank_correlation_l1": "with the L1 norm"}
+
+
+@styled
+def study_figure(study_csv: Path | str) -> Figure:
+    """A line for each reading, nearest to the published size on top: what is removed, and how alike the rankings are.
+
+    Reads criterion, threshold, distance_to_published, macs_removed, params_removed (fractions), rank_correlation_first
+    and rank_correlation_l1 (NaN: it ranks nothing). Points are means over seeds, bars reach from the lowest to the highest.
+    """
+    table = read_table(study_csv, ["criterion"], ["threshold", "distance_to_published", *REMOVED], list(RANKS))
+    table[list(REMOVED)] *= 100
+    readings = table.groupby("criterion", sort=False)
+    order = readings["distance_to_published"].mean().sort_values(kind="stable").index[::-1]
+    mean, low, high = (readings[[*REMOVED, *RANKS]].agg(how).loc[order] for how in ("mean", "min", "max"))
+    figure = new_figure(PAGE, 0.6 + 1.6 * FONT * len(order) / 72)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, columns, first in ((left, REMOVED, 0), (right, RANKS, 2)):
+        for index, (column, label) in enumerate(columns.items(), first):
+            error = [(mean[column] - low[column]).clip(0), (high[column] - mean[column]).clip(0)]  # rounding may fall below 0
+            look = {"color": COLOURS[index], "marker": MARKERS[index], "markeredgecolor": "white", "markeredgewidth": 0.4}
+            axes.errorbar(
+                mean[column], range(len(order)), xerr=error, label=label, linestyle="", elinewidth=0.6, capsize=1.5, **look
+            )
+    for index, value in enumerate(PUBLISHED.values()):
+        left.axvline(100 * value, color=COLOURS[index], linewidth=0.8, linestyle=(0, (4, 1.5)), zorder=0)
+    right.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    left.set_yticks(range(len(order)), labels=order)
+    left.set(xlabel=f"removed at τ = {table['threshold'].iloc[0]:g} (%); dashed: published", ylim=(-0.6, len(order) - 0.4))
+    right.set(xlabel="rank correlation within a layer")
+    for axes in (left, right):
+        axes.tick_params(axis="y", length=0)
+    add_legend(figure, [*left.containers, *right.containers])
+    return figure

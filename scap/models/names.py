@@ -1,0 +1,10 @@
+"""Layers by name, without importing torch: which convolutions of an architecture can be pruned."""
+
+# Output channels of the convolutions of each block: Simonyan and Zisserman 2015, configuration D.
+VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+PRUNABLE = {
+    "vgg16": [f"conv{i}_{j}" for i, block in enumerate(VGG16_BLOCKS, 1) for j in range(1, len(block) + 1)],
+    # Only the first convolution of a residual block: the others write into the residual stream, which couples them.
+    "resnet20": [f"block{i}_{j}.conv1" for i in (1, 2, 3) for j in (1, 2, 3)],
+}

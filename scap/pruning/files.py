@@ -1,0 +1,123 @@
+"""A pruned network in one file: architecture, plan and weights."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from scap.errors import ScapError
+from scap.models.layers import conv_layers
+from scap.pruning.plans import Plan
+from scap.pruning.surgery import prune_network
+from scap.tensors import save_tensors
+
+FORMAT = "scap-network-1"
+FIELDS = ("architecture", "arguments", "plan", "example_shape", "extra")
+
+
+def save_network(
+    path: str | Path,
+    network: nn.Module,
+    *,
+    architecture: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    plan: Plan | None = None,
+    example_shape: Sequence[int] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write weights, and how the network around them is rebuilt, to one safetensors file.
+
+    `architecture` and `arguments` are those of scap.models.build.build_network (None for a network of one's own,
+    which load_network needs a `build` for), `plan` is the one that `network` was pruned by, `example_shape`
+    (N, channels, H, W) an input's, `extra` anything that JSON can hold. Raises ScapError where they disagree.
+    """
+    if plan:
+        _check_saved_plan(network, plan, example_shape)
+        plan = {layer: [int(channel) for channel in kept] for layer, kept in plan.items()}
+    shape = None if example_shape is None else list(example_shape)
+    values = (architecture, arguments or {}, plan, shape, extra or {})
+    try:
+        metadata = json.dumps(dict(zip(FIELDS, values, strict=True)))
+    except TypeError as error:
+        raise ScapError(f"{path}: arguments and extra must hold what JSON can hold ({error})") from error
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    save_tensors(Path(path), weights, {FORMAT: metadata})  # one key: several are written in random order
+
+
+def _check_saved_plan(network: nn.Module, plan: Plan, example_shape: Sequence[int] | None) -> None:
+    if example_shape is None:
+        raise ScapError("plan: give `example_shape` too, rebuilding a pruned network needs it")
+    convs = conv_layers(network)
+    for layer, kept in plan.items():
+        channels = convs[layer].out_channels if layer in convs else 0
+        if channels != len(kept):
+            raise ScapError(
+                f"plan: layer {layer!r} keeps {len(kept)} channels, but the network's has {channels}; "
+                "save the network that prune_network returned for this plan"
+            )
+
+
+def load_network(path: str | Path, build: Callable[[], nn.Module] | None = None, example: Tensor | None = None) -> nn.Module:
+    """The network of a file by save_network, in evaluation mode on the CPU, from that file alone.
+
+    `build` makes the unpruned network where the file names no architecture; `example` replaces an input of
+    the saved shape. Raises ScapError for a missing or damaged file and where network and weights do not fit.
+    """
+    metadata, weights = read_metadata(path), _read_weights(path)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
+        network = build() if build is not None else _build_stored(path, metadata)
+    if metadata["plan"]:
+        if example is None:
+            example = torch.zeros(metadata["example_shape"]).to(next(network.parameters()))
+        network = prune_network(network, metadata["plan"], example)
+    try:
+        network.load_state_dict(weights, strict=True, assign=True)  # assign: in the precision that was saved
+    except RuntimeError as error:
+        raise ScapError(f"{path}: its weights do not fit the network built for it: {error}") from error
+    return network.eval()
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """`architecture`, `arguments`, `plan`, `example_shape` and `extra` of a file by save_network."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if FORMAT not in metadata:
+        raise ScapError(f"{path}: is no network saved by SCAP (its format is not {FORMAT!r})")
+    try:
+        fields = json.loads(metadata[FORMAT])
+        return {field: fields[field] for field in FIELDS}
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ScapError(f"{path}: the file is damaged ({error!r}); make it again") from error
+
+
+def _read_weights(path: str | Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise ScapError(f"{path}: there is no such file; make it first") from error
+    except (SafetensorError, OSError) as error:
+        raise ScapError(f"{path}: the file is damaged, or no safetensors ({error}); make it again") from error
+
+
+def _build_stored(path: str | Path, metadata: dict[str, Any]) -> nn.Module:
+    from scap.models.build import build_network
+
+    way_out = "pass `build`, a function that makes the unpruned network"
+    if metadata["architecture"] is None:
+        raise ScapError(f"{path}: names no architecture; {way_out}")
+    try:
+        return build_network(metadata["architecture"], **metadata["arguments"])
+    except (ScapError, TypeError) as error:
+        raise ScapError(f"{path}: cannot build its network ({error}); {way_out}") from error

@@ -1,0 +1,239 @@
+"""Training and fine-tuning of classifiers: deterministic, resumable, with the images on the device."""
+
+import contextlib
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from scap.data.datasets import Dataset, Images, normalise
+from scap.errors import ScapError
+from scap.models.layers import initialise_convolutions
+from scap.training.augmentation import augmented_batches
+from scap.training.progress import History, fingerprint, load_progress, save_progress
+from scap.training.settings import TrainingSettings, learning_rate_at
+
+Device = torch.device | str
+logger = logging.getLogger(__name__)
+
+
+def reset_network(network: nn.Module, seed: int) -> None:
+    """Initialise all parameters and buffers anew from `seed`, in place, and alike on every device."""
+    device = next(network.parameters()).device
+    network.cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for module in network.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        initialise_convolutions(network)
+    network.to(device)
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    images: Images,
+    mean: Tensor,
+    std: Tensor,
+    device: Device = "cpu",
+    batch_size: int = 500,
+) -> float:
+    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none."""
+    if not len(images):
+        return math.nan
+    was_training = network.training
+    network.to(device).eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
+        inputs = normalise(batch, mean, std, device).contiguous(memory_format=torch.channels_last)
+        correct += (network(inputs).argmax(1) == labels.to(device)).sum()
+    network.train(was_training)
+    return 100 * int(correct) / len(images)
+
+
+def training_loss(logits: Tensor, labels: Tensor, settings: TrainingSettings, teacher_logits: Tensor | None = None) -> Tensor:
+    """Cross entropy CE; with a teacher (1 - d) CE + d T^2 KL(teacher || network), the KL of logits over T.
+
+    d is `settings.distillation`, T `settings.temperature` (Hinton, Vinyals and Dean 2015).
+    """
+    loss = functional.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    if teacher_logits is None:
+        return loss
+    softened = (values / settings.temperature for values in (logits, teacher_logits))
+    student, teacher = (functional.log_softmax(values, 1) for values in softened)
+    divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return (1 - settings.distillation) * loss + settings.distillation * settings.temperature**2 * divergence
+
+
+def computes_in_bfloat16(device: Device) -> bool:
+    """Whether the device's hardware multiplies in bfloat16; where it does not, PyTorch emulates it, many times slower."""
+    kind = torch.device(device).type
+    if kind != "cpu":
+        return kind != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def _autocasts(settings: TrainingSettings, device: Device) -> bool:
+    if settings.precision == "float32" or computes_in_bfloat16(device):
+        return settings.precision == "bfloat16"
+    logger.warning("precision: this %s does not compute in bfloat16; training in float32", torch.device(device).type)
+    return False
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one run trains and trains with, all of it on the device."""
+
+    network: nn.Module
+    average: nn.Module | None
+    teacher: nn.Module | None
+    optimiser: torch.optim.SGD
+    settings: TrainingSettings
+    autocast: bool
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, by name; aliases, not copies."""
+        tensors = self.network.state_dict(prefix="network.")
+        if self.average is not None:
+            tensors |= self.average.state_dict(prefix="average.")
+        for name, parameter in self.network.named_parameters():
+            tensors[f"momentum.{name}"] = self.optimiser.state[parameter]["momentum_buffer"]
+        return tensors
+
+
+def _place(network: nn.Module, device: Device, memory_format: torch.memory_format) -> nn.Module:
+    return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, device: Device) -> _Run:
+    if settings.distillation and teacher is None:
+        raise ScapError(f"distillation: {settings.distillation} needs a teacher; without one set it to 0")
+    _place(network, device, torch.channels_last)
+    if settings.distillation and teacher is not None:
+        teacher = _place(copy.deepcopy(teacher), device, torch.channels_last).eval()
+    optimiser = torch.optim.SGD(
+        network.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
+    for parameter in network.parameters():  # as the first step would make them, so that state() is complete
+        optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    average = copy.deepcopy(network).requires_grad_(False) if settings.ema else None
+    teacher = teacher if settings.distillation else None
+    return _Run(network, average, teacher, optimiser, settings, _autocasts(settings, device))
+
+
+def _identity(run: _Run, dataset: Dataset, seed: int, device: Device, version: str) -> str:
+    """Fingerprint of all that determines the result, the code included as far as `version` tells it."""
+    tensors = run.state() | {"images": dataset.train.images, "labels": dataset.train.labels}
+    tensors |= {"mean": dataset.mean, "std": dataset.std}
+    if run.teacher is not None:
+        tensors |= run.teacher.state_dict(prefix="teacher.")
+    facts = [asdict(run.settings), run.autocast, seed, torch.device(device).type, torch.__version__, version]
+    return fingerprint(facts, tensors)
+
+
+@torch.no_grad()
+def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    values = network.state_dict()
+    for name, mean in average.state_dict().items():
+        if mean.is_floating_point():
+            mean.lerp_(values[name], 1 - decay)
+        else:
+            mean.copy_(values[name])
+
+
+def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int) -> dict[str, float]:
+    """One pass over `data`: the last step's learning rate, the mean loss, the top-1 in percent on the fly."""
+    settings, network, device = run.settings, run.network.train(), data.images.device
+    steps = max(1, len(data) // settings.batch_size)
+    loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    batches = augmented_batches(
+        data, mean, std, settings.batch_size, flip=settings.flip, crop=settings.crop, cutout=settings.cutout
+    )
+    for step, (inputs, labels) in enumerate(batches, epoch * steps):
+        rate = learning_rate_at(settings, (step + 0.5) / (settings.epochs * steps))
+        for group in run.optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, torch.bfloat16, enabled=run.autocast):
+            logits = network(inputs).float()
+            with torch.no_grad():
+                teacher_logits = run.teacher(inputs).float() if run.teacher is not None else None
+        loss = training_loss(logits, labels, settings, teacher_logits)
+        run.optimiser.zero_grad()
+        loss.backward()
+        run.optimiser.step()
+        if run.average is not None:  # a shorter memory at first, lest the starting weights linger
+            _update_average(run.average, network, min(settings.ema, (1 + step) / (10 + step)))
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.argmax(1) == labels).sum()
+        seen += len(labels)
+    return {"learning_rate": rate, "loss": float(loss_sum) / seen, "train_top1": 100 * float(correct) / seen}
+
+
+@contextlib.contextmanager
+def _deterministic(seed: int, epoch: int, device: torch.device) -> Iterator[None]:
+    """A random state of this epoch alone and cuDNN algorithms that repeat their results in full precision, for a while."""
+    entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), flags:
+        torch.manual_seed(int(entropy[0]))
+        yield
+
+
+def train(
+    network: nn.Module,
+    dataset: Dataset,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    device: Device = "cpu",
+    resume: Path | None = None,
+    version: str = "",
+    teacher: nn.Module | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+) -> History:
+    """Train `network` in place on `device` and return one row of history per epoch.
+
+    Rows: epoch (from 1), learning_rate (last step), loss, train_top1 and holdout_top1 in percent (NaN without
+    a holdout), seconds. The state is saved to the path `resume` after each epoch; a killed run of the same
+    settings, seed, weights, images, device and `version` (such as a checksum of the code) continues from it to
+    bit-equal weights; the caller deletes the file.
+    With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite.
+    """
+    run = _start(network, teacher, settings, device)
+    history: History = []
+    if resume is not None:
+        identity = _identity(run, dataset, seed, device, version)
+        history = load_progress(resume, run.state(), identity)
+    data = Images(dataset.train.images.to(device), dataset.train.labels.to(device))
+    kept = network if run.average is None else run.average
+    for epoch in range(len(history), settings.epochs):
+        start = time.perf_counter()
+        with _deterministic(seed, epoch, data.images.device):
+            row = {"epoch": epoch + 1, **_train_epoch(run, data, dataset.mean, dataset.std, epoch)}
+        if not math.isfinite(row["loss"]):
+            problem = f"the loss is {row['loss']} in epoch {epoch + 1}"
+            raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")
+        row["holdout_top1"] = evaluate(kept, dataset.holdout, dataset.mean, dataset.std, device)
+        row["seconds"] = time.perf_counter() - start
+        history.append(row)
+        if resume is not None:
+            save_progress(resume, run.state(), history, identity)
+        if report is not None:
+            report(row)
+    network.load_state_dict(kept.state_dict())
+    _place(network, device, torch.contiguous_format).eval()
+    return history

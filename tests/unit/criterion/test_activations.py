@@ -1,0 +1,244 @@
+"""Recorded activations: equal to a plain forward pass whatever the network's style, readable by others."""
+
+import resource
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from scap.criterion.activations import record_activations
+from scap.errors import ScapError
+from scap.models.build import build_network
+from scap.models.layers import conv_layers
+
+
+class OwnConvolution(nn.Conv2d):
+    """A subclass defined outside torch, which tracing would see through."""
+
+
+class Styles(nn.Module):
+    """Every way of writing an activation; `steps` gives the reference values, written out without tricks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm_a, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.b, self.norm_b = OwnConvolution(4, 5, 3, stride=2), nn.BatchNorm2d(5)
+        self.c, self.norm_c = nn.Conv2d(5, 5, (1, 3), padding=(0, 1)), nn.BatchNorm2d(5)
+        self.d, self.e = nn.Conv2d(5, 6, 1), nn.Conv2d(6, 6, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.relu(self.norm_a(self.a(images)))
+        x = F.leaky_relu(self.norm_b(self.b(x)), 0.1, inplace=True)
+        skip = x
+        x = (self.norm_c(self.c(input=x)) + skip).relu_()
+        x = torch.tanh(self.d(x))
+        x = self.e(x)
+        return F.relu(x, inplace=True) + x
+
+    def steps(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Layer -> input, own output, activated output."""
+        own_a = self.a(images)
+        in_b = self.norm_a(own_a).clamp(min=0)
+        own_b = self.b(in_b)
+        normed = self.norm_b(own_b)
+        in_c = torch.where(normed > 0, normed, 0.1 * normed)
+        own_c = self.c(in_c)
+        in_d = (self.norm_c(own_c) + in_c).clamp(min=0)
+        own_d = self.d(in_d)
+        own_e = self.e(own_d.tanh())
+        return {
+            "a": (images, own_a, in_b),
+            "b": (in_b, own_b, in_c),
+            "c": (in_c, own_c, self.norm_c(own_c)),  # the addition ends its chain
+            "d": (in_d, own_d, own_d.tanh()),
+            "e": (own_d.tanh(), own_e, own_e),  # two users: what follows is not its activation alone
+        }
+
+
+class Branching(nn.Module):
+    """Control flow that depends on values: torch.fx cannot trace it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.conv(images), inplace=True) if images.sum() < 1e9 else images
+
+
+class Bypassed(Branching):
+    """Its convolution is never used."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.relu()
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(7, 3, 9, 12)
+
+
+@pytest.fixture
+def styles(images):
+    network = Styles()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    network.train()(images)
+    return network
+
+
+def record(network, images, folder, layers=None, **settings):
+    layers = list(conv_layers(network)) if layers is None else layers
+    path = folder / "activations.safetensors"
+    record_activations(network, images, layers, path, **settings)
+    assert list(folder.iterdir()) == [path]
+    assert path.read_bytes()[0] % 8 == 0  # length of the header: the data is aligned
+    with safe_open(path, framework="pt") as file:
+        names = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in file.keys()))  # noqa: SIM118 (not a dict)
+        assert sorted(names) == sorted(layers)
+        return {layer: (file.get_tensor(f"{layer}.inputs"), file.get_tensor(f"{layer}.outputs")) for layer in layers}
+
+
+@torch.no_grad()
+def reference(network, images, batch_size, outputs):
+    network.eval()
+    batches = [network.steps(batch) for batch in images.split(batch_size)]
+    network.train()
+    places = (0, 2 if outputs == "activated" else 1)
+    return {layer: tuple(torch.cat([batch[layer][at] for batch in batches]) for at in places) for layer in "abcde"}
+
+
+@pytest.mark.parametrize("outputs", ["activated", "convolution"])
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
+def test_every_style_equals_a_plain_forward_pass(styles, images, tmp_path, outputs, batch_size):
+    recorded = record(styles, images, tmp_path, outputs=outputs, batch_size=batch_size, dtype=torch.float32)
+    expected = reference(styles, images, batch_size, outputs)
+    assert recorded.keys() == expected.keys()
+    for layer, (inputs, values) in expected.items():
+        assert torch.equal(recorded[layer][0], inputs), layer
+        assert torch.allclose(recorded[layer][1], values, rtol=0, atol=1e-6), layer
+
+
+@pytest.mark.parametrize("architecture", ["vgg16", "resnet20"])
+def test_real_networks_equal_what_hooks_see(architecture, tmp_path):
+    torch.manual_seed(1)
+    network, images = build_network(architecture, width=0.125), torch.randn(5, 3, 32, 32)
+    network.train()(images)
+    recorded = record(network, images, tmp_path, batch_size=2, dtype=torch.float32)
+    seen: dict[str, list[Tensor]] = {}
+    for name, module in network.eval().named_modules():
+        module.register_forward_hook(lambda m, i, o, name=name: seen.setdefault(name, []).append(o.clone()))
+        module.register_forward_pre_hook(lambda m, i, name=name: seen.setdefault(f">{name}", []).append(i[0].clone()))
+    with torch.no_grad():
+        for batch in images.split(2):
+            network(batch)
+    for layer, (inputs, outputs) in recorded.items():
+        stem, last = (layer[:-5], layer[-5:]) if "." in layer else ("", layer)
+        if architecture == "vgg16" or last == "conv1":
+            end = stem + last.replace("conv", "relu")
+        else:
+            end = f"{stem}bn2" if last == "conv2" else layer.replace("shortcut.conv", "shortcut.bn")
+        assert torch.equal(inputs, torch.cat(seen[f">{layer}"])), layer
+        assert torch.equal(outputs, torch.cat(seen[end])), (layer, end)
+
+
+def test_half_precision_is_the_rounded_value(styles, images, tmp_path):
+    recorded = record(styles, images, tmp_path, batch_size=3)
+    expected = reference(styles, images, 3, "activated")
+    for layer, tensors in recorded.items():
+        for stored, value in zip(tensors, expected[layer], strict=True):
+            assert stored.dtype == torch.float16
+            torch.testing.assert_close(stored.float(), value, rtol=2**-10, atol=1e-6)
+
+
+def test_only_the_layers_asked_for_are_written(styles, images, tmp_path):
+    assert list(record(styles, images, tmp_path, layers=["d", "b"])) == ["d", "b"]
+
+
+def test_the_network_stays_as_it_was(styles, images, tmp_path):
+    before = {name: value.clone() for name, value in styles.state_dict().items()}
+    kept = images.clone()
+    for number, outputs in enumerate(["activated", "convolution"]):
+        record(styles, images, tmp_path / str(number), outputs=outputs)
+    assert all(torch.equal(value, before[name]) for name, value in styles.state_dict().items())
+    assert all(module.training and not module._forward_hooks for module in styles.modules())
+    assert torch.equal(images, kept)
+
+
+def test_progress_is_reported_by_images(styles, images, tmp_path):
+    rows: list[dict[str, int]] = []
+    record(styles, images, tmp_path, batch_size=3, report=rows.append)
+    assert rows == [{"images": done, "total": 7} for done in (3, 6, 7)]
+
+
+TOO_LARGE = r"the a.outputs reach .*float16 holds; use `dtype: float32`"
+DIVERGED = "the a.outputs hold NaN or infinity"
+
+
+@pytest.mark.parametrize(("scale", "message"), [(1e6, TOO_LARGE), (float("nan"), DIVERGED)])
+def test_values_that_do_not_fit_name_the_layer_and_leave_no_file(styles, images, tmp_path, scale, message):
+    nn.init.constant_(styles.norm_a.weight, scale)
+    with pytest.raises(ScapError, match=message) as raised:
+        record_activations(styles, images, ["a", "d"], tmp_path / "file")
+    assert "While executing" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_float32_holds_what_float16_cannot(styles, images, tmp_path):
+    nn.init.constant_(styles.norm_a.weight, 1e6)
+    assert record(styles, images, tmp_path, layers=["a"], dtype=torch.float32)["a"][1].max() > 65504
+
+
+def test_an_untraceable_network_is_told_the_way_out(images, tmp_path):
+    with pytest.raises(ScapError, match=r"torch\.fx can trace.*Use outputs: convolution"):
+        record(Branching(), images, tmp_path)
+    network = Branching()
+    recorded = record(network, images, tmp_path, outputs="convolution", dtype=torch.float32)
+    with torch.no_grad():
+        assert torch.equal(recorded["conv"][1], network.conv(images))
+
+
+@pytest.mark.parametrize("outputs", ["activated", "convolution"])
+def test_unused_and_reused_layers_are_named(images, tmp_path, outputs):
+    shared = nn.Conv2d(3, 3, 1)
+    network = nn.Sequential(shared, nn.ReLU(), shared)
+    with pytest.raises(ScapError, match="'0' is used more than once"):
+        record(network, images, tmp_path, outputs=outputs)
+    with pytest.raises(ScapError, match="'conv' is not used"):
+        record(Bypassed(), images, tmp_path, outputs=outputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": ["z"]}, "layer 'z' is no ungrouped convolution; choose from a, b, c, d, e"),
+        ({"layers": []}, "layers: none is given"),
+        ({"outputs": "after"}, "outputs: 'after' is unknown; choose from activated, convolution"),
+        ({"dtype": torch.bfloat16}, "dtype: torch.bfloat16 cannot be stored"),
+        ({"batch_size": 0}, "batch_size at least 1"),
+    ],
+)
+def test_wrong_requests_are_refused(styles, images, tmp_path, arguments, message):
+    with pytest.raises(ScapError, match=message):
+        record(styles, images, tmp_path, **arguments)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(styles, images, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))  # the largest file that may be written
+    try:
+        with pytest.raises(ScapError, match=r"activations\.safetensors: cannot be written .*needs 0\.00 GB"):
+            record(styles, images, tmp_path, batch_size=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_grouped_convolutions_are_not_listed():
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 1), nn.Conv1d(2, 2, 1))
+    assert list(conv_layers(network)) == ["1"]

@@ -1,0 +1,80 @@
+"""Counts of MACs and parameters: against closed formulas, an independent counter and after pruning."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scap.models.build import build_network
+from scap.pruning.counting import count_operations, layer_macs
+from scap.pruning.surgery import prune_network
+
+BLOCKS = (((64, 64), 32), ((128, 128), 16), ((256,) * 3, 8), ((512,) * 3, 4), ((512,) * 3, 2))
+
+
+def closed_formula(width: float = 1.0, widths: list[int] | None = None) -> tuple[int, int, int]:
+    """Convolution MACs, classifier MACs and parameters of VGG16-BN for 32x32 images and 10 classes."""
+    sizes = [size for block, size in BLOCKS for _ in block]
+    channels = widths or [round(full * width) for block, _ in BLOCKS for full in block]
+    pairs = list(zip([3, *channels], channels, strict=False))
+    macs = sum(9 * before * after * size**2 for (before, after), size in zip(pairs, sizes, strict=True))
+    params = sum(9 * before * after + after + 2 * after for before, after in pairs)
+    return macs, 10 * channels[-1], params + 10 * channels[-1] + 10
+
+
+@pytest.mark.parametrize("width", [0.125, 0.25, 1.0])
+def test_vgg16_counts_follow_the_closed_formula(width):
+    counts = count_operations(build_network("vgg16", width=width), torch.zeros(1, 3, 32, 32))
+    convolutions, classifier, params = closed_formula(width)
+    assert counts == {"macs": convolutions + classifier, "params": params}
+
+
+def test_the_full_network_has_the_published_size():
+    convolutions, _, params = closed_formula()
+    assert (round(convolutions / 1e6, 1), params) == (313.2, 14_728_266)
+
+
+def test_the_pruned_network_follows_the_closed_formula():
+    network, example = build_network("vgg16", width=0.25), torch.zeros(1, 3, 32, 32)
+    widths = [3, 16, 7, 32, 64, 1, 64, 5, 128, 11, 128, 2, 9]
+    convs = [name for name, _ in network.named_children() if name.startswith("conv")]
+    plan = {layer: list(range(kept)) for layer, kept in zip(convs, widths, strict=True)}
+    pruned = prune_network(network, plan, example)
+    convolutions, classifier, params = closed_formula(widths=widths)
+    assert count_operations(pruned, example) == {"macs": convolutions + classifier, "params": params}
+    assert sum(macs for name, macs in layer_macs(pruned, example).items() if name in plan) == convolutions
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.Conv2d(6, 6, (1, 5), dilation=2, padding=4)),
+        nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2, bias=False), nn.Conv2d(6, 3, 1)),
+        nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=3, groups=2), nn.Flatten(2), nn.Conv1d(6, 2, 3)),
+        nn.Sequential(nn.Linear(13, 7), nn.ReLU(), nn.Conv2d(4, 8, 3)),
+    ],
+)
+def test_an_independent_counter_agrees(network):
+    example = torch.zeros(1, 4, 11, 13)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(example)
+    assert 2 * count_operations(network, example)["macs"] == counter.get_total_flops() > 0
+
+
+def test_counts_are_of_one_image_and_of_every_use():
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    network = nn.Sequential(layer, nn.ReLU(), layer)
+    assert layer_macs(network, torch.zeros(5, 3, 8, 8)) == {"0": 2 * 8 * 8 * 27 * 3}
+
+
+def test_counting_leaves_the_network_as_it_was():
+    network = build_network("vgg16", width=0.125).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    count_operations(network, torch.randn(4, 3, 32, 32))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(module.training and not module._forward_hooks for module in network.modules())
+
+
+def test_counting_does_not_depend_on_the_mode():
+    network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4)).train()  # one value a channel: no statistics
+    assert count_operations(network, torch.zeros(1, 3, 8, 8)) == {"macs": 768, "params": 780}

@@ -1,0 +1,105 @@
+"""Networks saved by scap.pruning.surgery load from their own file alone, with bit-equal outputs."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from scap.errors import ScapError
+from scap.models.build import build_network
+from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.surgery import prune_network
+
+
+class Joined(nn.Module):
+    """A network of one's own: two branches, concatenated."""
+
+    def __init__(self, channels: int = 6) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 5, 3)
+        self.after, self.head = nn.Conv2d(9, channels, 1), nn.Linear(channels, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = torch.cat([self.left(images).relu(), self.right(images).relu()], 1)
+        return self.head(self.after(hidden).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(3, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("architecture", "layer"), [("vgg16", "conv2_2"), ("resnet20", "block2_2.conv1")])
+def test_a_pruned_network_loads_from_its_own_file(architecture, layer, images, tmp_path):
+    arguments = {"width": 0.25, "classes": 7}
+    network = build_network(architecture, **arguments).train()
+    network(images)  # statistics of the batch norms
+    plan = {layer: [1, 2, 5]}
+    pruned, path = prune_network(network, plan, images[:1]).eval(), tmp_path / "pruned.safetensors"
+    about = {"architecture": architecture, "arguments": arguments, "plan": plan, "extra": {"seed": 3}}
+    save_network(path, pruned, example_shape=images.shape, **about)
+    before = torch.get_rng_state()
+    loaded = load_network(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not loaded.training
+    assert torch.equal(loaded(images), pruned(images))
+    assert read_metadata(path) == {**about, "example_shape": [3, 3, 32, 32]}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pruned.safetensors"]
+
+
+def test_an_unpruned_network_needs_neither_plan_nor_example(images, tmp_path):
+    network = build_network("vgg16", width=0.125).eval()
+    save_network(tmp_path / "network", network, architecture="vgg16", arguments={"width": 0.125})
+    assert torch.equal(load_network(tmp_path / "network")(images), network(images))
+
+
+def test_a_network_of_ones_own_loads_with_build_in_its_precision(tmp_path):
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    plan = {"right": [1, 3]}
+    pruned = prune_network(Joined().double(), plan, images)
+    path = tmp_path / "own.safetensors"
+    save_network(path, pruned, plan=plan, example_shape=images.shape)
+    for build in (Joined, lambda: Joined().double()):
+        assert torch.equal(load_network(path, build=build)(images), pruned(images))
+    with pytest.raises(ScapError, match="names no architecture; pass `build`"):
+        load_network(path)
+    with pytest.raises(ScapError, match=r"own\.safetensors: its weights do not fit"):
+        load_network(path, build=lambda: Joined(8))
+
+
+def test_an_architecture_unknown_here_asks_for_build(tmp_path):
+    save_network(tmp_path / "network", Joined(), architecture="joined")
+    with pytest.raises(ScapError, match=r"'joined' is unknown.*pass `build`"):
+        load_network(tmp_path / "network")
+    assert isinstance(load_network(tmp_path / "network", build=Joined), Joined)
+
+
+def test_saving_refuses_what_could_not_be_loaded(tmp_path):
+    network = Joined()
+    with pytest.raises(ScapError, match="give `example_shape`"):
+        save_network(tmp_path / "network", network, plan={"left": [0, 1, 2, 3]})
+    with pytest.raises(ScapError, match="'left' keeps 2 channels, but the network's has 4"):
+        save_network(tmp_path / "network", network, plan={"left": [0, 1]}, example_shape=(1, 3, 8, 8))
+    with pytest.raises(ScapError, match="what JSON can hold"):
+        save_network(tmp_path / "network", network, extra={"tensor": torch.zeros(1)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_files_are_named(tmp_path):
+    path = tmp_path / "network.safetensors"
+    with pytest.raises(ScapError, match=r"network\.safetensors: there is no such file"):
+        load_network(path)
+    save_network(path, Joined())
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[:20], b"", b"\xff" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(ScapError, match=r"network\.safetensors: the file is damaged"):
+            load_network(path, build=Joined)
+    assert b'plan\\": null' in whole
+    path.write_bytes(whole.replace(b'plan\\": null', b'plan\\": nul['))
+    with pytest.raises(ScapError, match=r"network\.safetensors: the file is damaged"):
+        load_network(path, build=Joined)
+    save_file(Joined().state_dict(), path)
+    with pytest.raises(ScapError, match=r"network\.safetensors: is no network saved by SCAP"):
+        load_network(path, build=Joined)
