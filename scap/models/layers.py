@@ -30,6 +30,15 @@ def refresh_sizes(network: nn.Module) -> None:
             module.num_parameters = len(weight)
 
 
+def replace_tensors(network: nn.Module, tensors: dict[int, Tensor]) -> None:
+    """Put other parameters and buffers in place of those with these `id`s, wherever modules hold them."""
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for key, tensor in list(held.items()):
+                if id(tensor) in tensors:
+                    held[key] = tensors[id(tensor)]  # type: ignore[assignment]  # a parameter for a parameter
+
+
 def scaled(channels: int, width: float) -> int:
     """Number of channels at relative `width`, rounded, at least 1."""
     if width <= 0:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from scap.models.layers import refresh_sizes
+from scap.models.layers import refresh_sizes, replace_tensors
 from scap.pruning.graph import Slices
 
 
@@ -14,18 +14,9 @@ def cut(network: nn.Module, slices: Slices) -> nn.Module:
     for (name, dim), kept in slices.items():
         tensor = smaller.get(name, tensors[name].detach())
         smaller[name] = tensor.index_select(dim, torch.as_tensor(kept, device=tensor.device))
-    replace(network, {id(tensors[name]): _like(tensor, tensors[name]) for name, tensor in smaller.items()})
+    replace_tensors(network, {id(tensors[name]): _like(tensor, tensors[name]) for name, tensor in smaller.items()})
     refresh_sizes(network)
     return network
-
-
-def replace(network: nn.Module, tensors: dict[int, Tensor]) -> None:
-    """Put other parameters and buffers in place of those with these `id`s, wherever modules hold them."""
-    for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for key, tensor in list(held.items()):
-                if id(tensor) in tensors:
-                    held[key] = tensors[id(tensor)]  # type: ignore[assignment]  # a parameter for a parameter
 
 
 def _like(smaller: Tensor, tensor: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Which convolutions of a network can lose output channels, what must go with these, and why others cannot."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,7 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
-from scap.models.inputs import Example, mapped
+from scap.models.inputs import Example, mapped, tensors_of
 from scap.pruning.copies import first_line, skeleton
 from scap.pruning.ledger import Block, Groups, Ids, Ledger
 from scap.pruning.plans import Plan
@@ -18,7 +20,7 @@ Slices = dict[tuple[str, int], Ids]  # parameter or buffer, dimension -> positio
 
 
 class Graph:
-    """What the channels of a network depend on, from one run in evaluation and one in training mode.
+    """What the channels of a network (in evaluation mode) depend on, from one run of it and one in training mode.
 
     `groups` are the sets of slices that can only be removed together; they are found for all layers, whether they can be
     pruned alone or not. Branches that only training runs count like all others.
@@ -28,38 +30,55 @@ class Graph:
         self.network, self.ledger = network, Ledger()
         self.convolutions = {name: module for name, module in network.named_modules() if isinstance(module, _ConvNd)}
         self.example = example
-        evaluated = self._follow(skeleton(network).eval(), example)
+        self.tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+        evaluated = Tracing(network, self.ledger)
+        evaluated.follow(network, example)
         self.used, self.computed = set(evaluated.used), dict(evaluated.computed)
         self.untrained = self._train(example)
         self.trains_more = self.used != evaluated.used
         self.groups = Groups(self.ledger)
 
-    def _follow(self, network: nn.Module, example: Example) -> Tracing:
-        tracing = Tracing(network, self.ledger)
-        tracing.follow(network, example)
-        return tracing
-
     def reaching(self, module: str) -> set[str]:
         """The layers whose channels the operations in a module (not those in its children) read."""
-        tracing = Tracing(skeleton(self.network).eval(), Ledger(self.ledger.blocks), watch=module)
-        tracing.follow(tracing.modules.network, self.example)
+        tracing = Tracing(self.network, Ledger(self.ledger.blocks), watch=module)
+        tracing.follow(self.network, self.example)
         met = set(tracing.met)
         return {layer_of(block.name) for block in self.ledger.of("rows") if not met.isdisjoint(block.ids.tolist())}
 
     def _train(self, example: Example) -> str | None:
         """Follow training mode, too; what went wrong, where it does not run."""
-        reason = None
         for twice in (False, True):  # batch norms of 1x1 maps need two images
             given = mapped(lambda tensor: torch.cat([tensor, tensor]) if tensor.ndim else tensor, example) if twice else example
+            network = skeleton(self.network).train()
+            tracing = Tracing(network, self.ledger)
             try:
-                tracing = self._follow(skeleton(self.network).train(), given)
+                tracing.follow(network, given)
             except Exception as error:  # the user's forward may raise anything: targets may be missing
-                reason = first_line(error)
+                reason = f"training fails on the example ({first_line(error)})"
                 continue
             self.used |= tracing.used
             self.computed |= tracing.computed
             return None
-        return reason
+        return None if self._confined(tracing, reason) else reason
+
+    def _confined(self, tracing: Tracing, reason: str) -> bool:
+        """Refuse what a branch that only training runs reads, where it fails inside of this branch; whether it does."""
+        unused = self._unused()
+        for name, given in zip(tracing.modules.running, tracing.modules.given, strict=True):
+            below = [layer for layer in unused if f"{layer}.".startswith(f"{name}.")]
+            if name and below == unused and not any(f"{layer}.".startswith(f"{name}.") for layer in self.used):
+                for _, tensor in tensors_of(given):
+                    labels = tracing.shadow.read(tensor) if tracing.shadow.holds(tensor) else None
+                    if labels is not None:
+                        self.ledger.forbid(labels, f"are read by {name!r} in training, and {reason}")
+                self.computed |= {layer: reason for layer in unused}
+                return True
+        return not unused
+
+    def _unused(self) -> list[str]:
+        """Convolutions and linear layers that no run has used."""
+        seen = self.used | self.computed.keys()
+        return [name for name, module in self.network.named_modules() if _has_weights(module) and name not in seen]
 
     def obstacle(self, layer: str) -> str | None:
         """Why the output channels of a convolution cannot be removed alone, or None."""
@@ -77,7 +96,11 @@ class Graph:
     def _use(self, layer: str) -> str | None:
         if layer in self.computed:
             return self.computed[layer]
-        return None if layer in self.used else "it is not used when the network runs"
+        if layer in self.used:
+            return None
+        if ("elements", f"{layer}.weight", None) in self.ledger.blocks:
+            return "its weight is changed by the forward pass before it is used"
+        return "it is not used when the network runs"
 
     def _group(self, layer: str) -> str | None:
         rows = self.rows(layer)
@@ -93,14 +116,9 @@ class Graph:
         return "its channels are combined with one another" if len(set(groups.tolist())) < rows.size else None
 
     def _training(self, layer: str) -> str | None:
-        if self.untrained is None:
+        if self.untrained is None or not (unused := self._unused()):
             return None
-        unused = [name for name, module in self.network.named_modules() if _has_weights(module) and name not in self.used]
-        unused = [name for name in unused if name not in self.computed]
-        if not unused:
-            return None
-        words = f"training fails on the example ({self.untrained})"
-        return f"{unused[0]!r} runs in training only and may read its channels, but {words}"
+        return f"{unused[0]!r} may read its channels in training, and {self.untrained}"
 
     def rows(self, layer: str) -> Block:
         """The output channels of a convolution."""
@@ -132,20 +150,27 @@ class Graph:
                 found[block.name, block.dim] = np.flatnonzero(~held)
         return found
 
+    @cached_property
+    def _sharing(self) -> dict[int, list[str]]:
+        """The names of the tensors that lie in one memory."""
+        found: dict[int, list[str]] = {}
+        for name, tensor in self.tensors.items():
+            found.setdefault(tensor.untyped_storage()._cdata, []).append(name)
+        return found
+
     def _entries(self, block: Block, held: NDArray[np.bool_]) -> Slices:
         """Slices of the tensors (several may share one memory) whose entries have the ids of `block`."""
-        tensors = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
-        memory = tensors[block.name].untyped_storage()._cdata
+        memory = self.tensors[block.name].untyped_storage()._cdata
         found: Slices = {}
-        for name, tensor in tensors.items():
-            if tensor.untyped_storage()._cdata == memory:
-                layout = tensor.size(), tensor.stride(), tensor.storage_offset()
-                gone, linked = (
-                    torch.from_numpy(mask).as_strided(*layout).numpy() for mask in (held, self.groups.linked(block.ids))
-                )
-                if gone.any():
-                    dim, kept = _slab(name, gone, linked & ~gone)
-                    found[name, dim] = kept
+        for name in self._sharing[memory]:
+            tensor = self.tensors[name]
+            layout = tensor.size(), tensor.stride(), tensor.storage_offset()
+            gone, linked = (
+                torch.from_numpy(mask).as_strided(*layout).numpy() for mask in (held, self.groups.linked(block.ids))
+            )
+            if gone.any():
+                dim, kept = _slab(name, gone, linked & ~gone)
+                found[name, dim] = kept
         return found
 
 

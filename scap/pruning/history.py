@@ -2,7 +2,8 @@
 
 from torch import nn
 
-Plan = dict[str, list[int]]
+from scap.pruning.plans import Plan
+
 NOTE = "_scap_plans"  # attribute of a pruned network: the plan from the unpruned network, the last plan applied
 
 

@@ -16,6 +16,7 @@ class Modules:
         self.network = network
         self.modules = dict(network.named_modules())
         self.running: list[str] = []
+        self.given: list[Any] = []  # what each of them was called with
         self._names: dict[int, list[tuple[str, Tensor]]] = {}
         for name, parameter in network.named_parameters():
             self._names.setdefault(parameter.untyped_storage()._cdata, []).append((name, parameter))
@@ -23,10 +24,10 @@ class Modules:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Know which module runs; after an exception: in which it was raised."""
-        self.running = []
+        self.running, self.given = [], []
         handles = []
         for name, module in self.modules.items():
-            handles.append(module.register_forward_pre_hook(self._enter(name)))
+            handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave))
         try:
             yield
@@ -35,13 +36,15 @@ class Modules:
                 handle.remove()
 
     def _enter(self, name: str) -> Any:
-        def enter(module: nn.Module, args: Any) -> None:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
             self.running.append(name)
+            self.given.append((args, kwargs))
 
         return enter
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self.running.pop()
+        self.given.pop()
 
     @property
     def innermost(self) -> str:

@@ -1,10 +1,9 @@
 """Structural surgery: removes output channels of convolutions and everything that reads them, and proves each cut."""
 
-import operator
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -17,7 +16,7 @@ from scap.pruning.copies import Rehearsal, check_network, copied, undisturbed
 from scap.pruning.cut import cut
 from scap.pruning.graph import Graph
 from scap.pruning.history import note
-from scap.pruning.plans import Plan
+from scap.pruning.plans import Plan, channel_indices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +77,7 @@ def checked_plan(plan: Plan, network: nn.Module) -> Plan:
 def _checked_channels(layer: str, kept: Iterable[int], convs: dict[str, nn.Conv2d]) -> list[int]:
     if layer not in convs:
         raise ScapError(f"plan: layer {layer!r} is no ungrouped convolution; choose from {', '.join(convs)}")
-    kept, channels = _integers(layer, kept), convs[layer].out_channels
+    kept, channels = channel_indices(layer, kept), convs[layer].out_channels
     if not kept:
         raise ScapError(f"plan: layer {layer!r} keeps no channel; keep one at least, or leave it out")
     if min(kept) < 0 or max(kept) >= channels:
@@ -87,18 +86,6 @@ def _checked_channels(layer: str, kept: Iterable[int], convs: dict[str, nn.Conv2
     if any(left >= right for left, right in pairwise(kept)):
         raise ScapError(f"plan: the channels kept of layer {layer!r} must be strictly increasing")
     return kept
-
-
-def _integers(layer: str, kept: Any) -> list[int]:
-    """Plain integers from a list, tuple, range, NumPy array or tensor; booleans (a mask) are refused."""
-    wrong = ScapError(f"plan: layer {layer!r}: give the indices of the channels kept as integers, such as [0, 2]")
-    try:
-        values = kept.tolist() if hasattr(kept, "tolist") else list(kept)
-        if any(isinstance(value, bool | np.bool_) for value in values):
-            raise ScapError(f"{wrong}, not a mask of booleans")
-        return [operator.index(value) for value in values]
-    except TypeError as error:
-        raise wrong from error
 
 
 class Surgery:
