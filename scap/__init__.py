@@ -16,6 +16,7 @@ _PUBLIC = {
     "CriterionSettings": "criterion.fusion",
     "ScapError": "errors",
     "count_operations": "pruning.counting",
+    "explain": "pruning.surgery",
     "layer_macs": "pruning.counting",
     "load_network": "pruning.files",
     "plan_at": "pruning.plans",

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from scap.criterion.activations import check_layers, record_activations
+from scap.criterion.activations import check_layers, checked_images, part, record_activations
 from scap.criterion.autoencoder import AutoencoderSettings, fidelities
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import CriterionSettings, Values, channel_scores, filter_norms, score_table
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.strengths import STRENGTHS, second_moments
+from scap.models.inputs import Example, first_tensor, gathered
 from scap.models.layers import conv_layers
-from scap.pruning.surgery import prunable_layers
+from scap.pruning.surgery import some_prunable_layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def score_network(
     network: nn.Module,
-    images: Tensor,
+    images: Example,
     *,
     layers: Sequence[str] | None = None,
     criterion: CriterionSettings | None = None,
@@ -34,13 +35,15 @@ def score_network(
 ) -> "pd.DataFrame":
     """The score table of a network: one row a channel, `layer`, `channel`, `fidelity`, `magnitude`, `score`.
 
-    `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
-    paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.criterion.activations). The
-    activations of all layers and the spectra of one at a time go through a temporary folder, in `dtype`. Raises ScapError
-    for a layer that does not exist or cannot be recorded.
+    `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device; a tuple or dict
+    of tensors for several arguments, or a DataLoader. `layers`: module paths of convolutions, all that can be pruned by
+    default. `outputs`: where Y is read (scap.criterion.activations). The activations of all layers and the spectra of one
+    at a time go through a temporary folder, in `dtype`. Raises ScapError for a layer that does not exist or cannot be
+    recorded, and where the network has no layer that can be pruned.
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
-    names = list(layers) if layers is not None else prunable_layers(network, images[:1])
+    images = checked_images(gathered(images)) if images is not None else None
+    names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
     check_layers(network, names)
     convolutions = conv_layers(network)
     magnitudes = {layer: filter_norms(convolutions[layer].weight.detach().cpu().numpy()) for layer in names}
@@ -50,7 +53,7 @@ def score_network(
             activations = Path(folder) / "activations.safetensors"
             record_activations(network, images, names, activations, outputs=outputs, dtype=dtype, report=report)
             for layer in names:
-                faithful[layer] = _fidelity(activations, layer, autoencoder, dtype, str(images.device), report)
+                faithful[layer] = _fidelity(activations, layer, autoencoder, dtype, str(first_tensor(images).device), report)
                 if measure := STRENGTHS.get(criterion.magnitude_of):
                     magnitudes[layer] = measure(second_moments(open_activations(activations, layer)[1])).numpy()
     return score_table({layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], criterion) for layer in names})

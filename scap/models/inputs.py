@@ -1,7 +1,7 @@
 """What goes into a network and comes out of it, however it is nested."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,17 @@ def tensors_of(value: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str
         items = list(vars(value).items()) if not isinstance(value, type | nn.Module) and not callable(value) else []
     for key, item in items if depth else ():
         yield from tensors_of(item, f"{path}[{key!r}]", depth - 1)
+
+
+def gathered(images: Any) -> Example:
+    """The images of a DataLoader in one tensor: its batches are tensors, or begin with one (images, labels)."""
+    if isinstance(images, Tensor | Mapping | tuple | list) or not isinstance(images, Iterable):
+        return images
+    batches = [batch[0] if isinstance(batch, tuple | list) and batch else batch for batch in images]
+    if not batches or not all(isinstance(batch, Tensor) for batch in batches):
+        kind = type(batches[0]).__name__ if batches else "nothing"
+        raise ScapError(f"images: the loader gives {kind}; its batches must be tensors, or begin with one (images, labels)")
+    return torch.cat(batches)
 
 
 def first_tensor(example: Example) -> Tensor:

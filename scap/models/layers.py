@@ -13,6 +13,17 @@ def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: module for name, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1}
 
 
+def not_a_layer(network: nn.Module, layer: str) -> str:
+    """Why `layer` is no ungrouped two-dimensional convolution of `network`, and which are, for messages."""
+    module = dict(network.named_modules()).get(layer)
+    kind = "" if module is None else f" (it is a {type(module).__name__})"
+    if isinstance(module, _ConvNd):
+        kind = f" (it is a {type(module).__name__} with groups={module.groups})"
+    known = ", ".join(conv_layers(network))
+    choice = f"choose from {known}" if known else "the network has none"
+    return f"layer {layer!r} is no ungrouped convolution{kind}; {choice}"
+
+
 def refresh_sizes(network: nn.Module) -> None:
     """Set the numbers of channels that modules note (in_channels, num_features, ...) to those of their weights."""
     for module in network.modules():

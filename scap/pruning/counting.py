@@ -5,9 +5,8 @@ multiplies matrices counts: convolutions, linear layers, attention, other matrix
 activations and pooling do not.
 """
 
-import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.pruning.copies import copied, first_line, undisturbed
 
 
 def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
@@ -43,13 +43,12 @@ def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
 def _macs(network: nn.Module, example: Example) -> dict[str, int]:
     """MACs for one image by module (the network's class name, then the path), and of all as "Global"."""
     images = len(first_tensor(example)) if first_tensor(example).ndim else 1
-    network = copy.deepcopy(network).eval()
+    network = copied(network).eval()
     with _every_product_seen(network), FlopCounterMode(display=False) as counter:
         try:
             run(network, fitted(example, *device_and_precision(network)))
         except Exception as error:  # the user's forward may raise anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ScapError(f"the network does not run on an example {described(example)}: {reason}") from error
+            raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
     counts = {name: sum(flops.values()) // 2 // images for name, flops in counter.get_flop_counts().items()}
     return {"Global": 0} | counts
 
@@ -57,11 +56,9 @@ def _macs(network: nn.Module, example: Example) -> dict[str, int]:
 @contextmanager
 def _every_product_seen(network: nn.Module) -> Iterator[None]:
     """Without gradients and without fused kernels that the counter has no formula for (attention, recurrent layers)."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.inference_mode(False), torch.no_grad(), torch.backends.mkldnn.flags(enabled=not recurrent):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(network))  # attention one product after the other
+        if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield

@@ -10,7 +10,7 @@ from torch import nn
 
 from scap.errors import ScapError
 from scap.models.inputs import Example
-from scap.models.layers import conv_layers
+from scap.models.layers import conv_layers, not_a_layer
 from scap.pruning.check import Outcome, law_8
 from scap.pruning.copies import Rehearsal, check_network, copied, undisturbed
 from scap.pruning.cut import cut
@@ -35,6 +35,19 @@ def prunable_layers(network: nn.Module, example: Example) -> list[str]:
     """
     with undisturbed(network):
         return [layer for layer, reason in Surgery(network, example).reasons.items() if reason is None]
+
+
+def some_prunable_layers(network: nn.Module, example: Example) -> list[str]:
+    """What prunable_layers lists; ScapError where that is nothing, with the reasons."""
+    with undisturbed(network):
+        reasons = Surgery(network, example).reasons
+    layers = [layer for layer, reason in reasons.items() if reason is None]
+    if not layers:
+        first = "; ".join(f"{layer!r}: {reason}" for layer, reason in list(reasons.items())[:3])
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        words = f"{first}{more}. scap.explain lists them" if reasons else "it has no convolution"
+        raise ScapError(f"the network has no layer that can be pruned alone: {words}")
+    return layers
 
 
 def explain(network: nn.Module, example: Example) -> "pd.DataFrame":
@@ -68,15 +81,15 @@ def prune_network(network: nn.Module, plan: Plan, example: Example) -> nn.Module
 
 def checked_plan(plan: Plan, network: nn.Module) -> Plan:
     """The plan with plain integers; ScapError where it does not fit the convolutions of `network`."""
-    convs = conv_layers(network)
     if not hasattr(plan, "items"):
         raise ScapError(f"plan: is a {type(plan).__name__}; it must map layers to the channels that they keep")
-    return {layer: _checked_channels(layer, kept, convs) for layer, kept in plan.items()}
+    return {layer: _checked_channels(layer, kept, network) for layer, kept in plan.items()}
 
 
-def _checked_channels(layer: str, kept: Iterable[int], convs: dict[str, nn.Conv2d]) -> list[int]:
+def _checked_channels(layer: str, kept: Iterable[int], network: nn.Module) -> list[int]:
+    convs = conv_layers(network)
     if layer not in convs:
-        raise ScapError(f"plan: layer {layer!r} is no ungrouped convolution; choose from {', '.join(convs)}")
+        raise ScapError(f"plan: {not_a_layer(network, layer)}")
     kept, channels = channel_indices(layer, kept), convs[layer].out_channels
     if not kept:
         raise ScapError(f"plan: layer {layer!r} keeps no channel; keep one at least, or leave it out")
