@@ -14,7 +14,7 @@ from scap.criterion.activations import record_activations
 from scap.criterion.strengths import STRENGTHS, second_moments
 from scap.data.datasets import normalise
 from scap.errors import ScapError
-from scap.pruning.files import load_network
+from scap.pruning.files import load_unpruned
 
 
 def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strengths: str, device: str, report: Report) -> None:
@@ -25,7 +25,7 @@ def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strength
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:wanted]
     images = normalise(dataset.train.images[chosen], dataset.mean, dataset.std, device)
     record_activations(
-        load_network(baseline).to(device),
+        load_unpruned(baseline).to(device),
         images,
         cfg["layers"],
         Path(output),

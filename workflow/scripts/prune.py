@@ -6,12 +6,12 @@ from job import job
 from plans import make_plan
 from table import write_table
 
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.files import load_unpruned, read_metadata, save_network
 from scap.pruning.surgery import prune_network
 
 
 def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model: str, channels: str) -> None:
-    network, metadata = load_network(baseline), read_metadata(baseline)
+    network, metadata = load_unpruned(baseline), read_metadata(baseline)
     example = torch.zeros(metadata["example_shape"])
     own = pd.read_csv(scores)
     widths_of = pd.read_csv(width_scores[0]) if width_scores else None
