@@ -6,10 +6,16 @@ from collections.abc import Callable
 from torch import nn
 
 from scap.errors import ScapError
-from scap.models.resnet import resnet20
+from scap.models.resnet import resnet20, resnet32, resnet44, resnet56
 from scap.models.vgg import vgg16
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"vgg16": vgg16, "resnet20": resnet20}
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "vgg16": vgg16,
+    "resnet20": resnet20,
+    "resnet32": resnet32,
+    "resnet44": resnet44,
+    "resnet56": resnet56,
+}
 
 
 def build_network(architecture: str, **arguments: float) -> nn.Module:
