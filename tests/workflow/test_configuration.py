@@ -52,7 +52,7 @@ AT_THE_KEY = [
     ("criteria.scap.alpha", 1.01, "1.01 is greater than the maximum of 1. Weight of the fidelity term"),
     ("criteria.scap.alpha", -0.5, "-0.5 is less than the minimum of 0. Weight of the fidelity term"),
     ("criteria.scap.fusion", "sum", "'sum' is not one of ['additive', 'multiplicative', "),
-    ("criteria.scap.criterion.autoencoder", "tanh9", "'tanh9' is not in autoencoders; did you mean 'tanh8'?"),
+    ("criteria.scap.autoencoder", "tanh9", "'tanh9' is not in autoencoders; did you mean 'tanh8'?"),
     ("criteria.scap", {"method": "scap"}, "method scap needs 'autoencoder'; name an entry of autoencoders"),
     ("criteria.random.widths_of", "scrap", "'scrap' is not in criteria; did you mean 'scap'?"),
     ("criteria.random.widths_of", "l1", "'l1' has its widths from another criterion; name that one"),
