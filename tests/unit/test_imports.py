@@ -7,7 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # A room may import from those before it, and from itself.
-ORDER = ("errors", "published", "tensors", "models.names", "data.sources", "models", "data", "pruning", "training", "criterion")
+ORDER = (
+    *("errors", "settings", "published", "tensors", "models.names", "data.sources", "data.torchvision_cure"),
+    *("models", "data", "pruning", "training", "criterion"),
+)
 ALONE = {"figures": ("errors", "published", "models.names")}  # what figures may import beside their own room
 
 
