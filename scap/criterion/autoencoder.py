@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from scap.criterion.projections import ComplexBlock, PowerBlock, balance_parts
-from scap.criterion.spectra import Layout, Spectra
 from scap.criterion.settings import AutoencoderSettings
+from scap.criterion.spectra import Layout, Spectra
 from scap.criterion.spectral_magnitudes import magnitude_blocks
 from scap.errors import ScapError
 from scap.tensors import save_tensors
