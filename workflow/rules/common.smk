@@ -7,8 +7,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from scap.layers import PRUNABLE
-from scap.sources import check_raw_files, missing_files, raw_files
+from scap.models.names import PRUNABLE
+from scap.data.sources import check_raw_files, missing_files, raw_files
 from workflow.cluster import remove_leftovers, wait_for_earlier_jobs
 from workflow.configuration import check_references, check_schema, sees_spectra
 from workflow.records import export_records
