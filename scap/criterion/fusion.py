@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from scap.checks import check_fields, check_finite, check_number
 from scap.errors import ScapError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class CriterionSettings:
     inverted: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self, "criterion")
         choices = {
             "method": METHODS,
             "fusion": FUSIONS,
@@ -51,8 +53,8 @@ class CriterionSettings:
                 raise ScapError(f"criterion: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
         if self.method != "scap" and self.magnitude_of != "filter":
             raise ScapError(f"criterion: magnitude_of '{self.magnitude_of}' needs method 'scap', which records activations")
-        if not 0 <= self.alpha <= 1:
-            raise ScapError(f"criterion: alpha is {self.alpha}; it must lie in [0, 1]")
+        check_number(self.alpha, "criterion: alpha", 0, 1)
+        check_number(self.seed, "criterion: seed", 0, whole=True)
 
 
 def filter_norms(weight: NDArray[np.floating]) -> Values:
@@ -63,8 +65,9 @@ def filter_norms(weight: NDArray[np.floating]) -> Values:
 def normalise_term(values: Values, how: str) -> Values:
     """A term of the score over one layer (K,): `raw`, divided by its `max` or `mean`, or `min-max` to [0, 1].
 
-    Where nothing tells the channels of a layer apart, all get 1.
+    Where nothing tells the channels of a layer apart, all get 1. ScapError where a value is NaN or infinite.
     """
+    check_finite(values, "a term of the score")
     if how == "raw":
         return values
     low, scale = 0.0, values.max() if how == "max" else values.mean()
@@ -88,6 +91,7 @@ def channel_scores(layer: str, fidelity: Values | None, magnitude: Values, setti
     `magnitude` is what `settings.magnitude_of` names, not normalised yet. `l1`: the score is the magnitude; `random`: uniform
     in [0, 1) by (seed, layer).
     """
+    check_finite(magnitude, f"layer {layer}: {settings.magnitude_of} magnitude")
     raw, magnitude = magnitude, normalise_term(magnitude, settings.magnitude_normalisation)
     nothing = np.full_like(raw, np.nan)
     if settings.method == "l1":
@@ -97,6 +101,7 @@ def channel_scores(layer: str, fidelity: Values | None, magnitude: Values, setti
     elif fidelity is None or len(fidelity) != len(raw):
         raise ScapError(f"layer {layer}: the criterion needs one fidelity per output channel ({len(raw)})")
     else:
+        check_finite(fidelity, f"layer {layer}: fidelity")
         score = importance(fidelity, raw, settings)
     score = score.max() + score.min() - score if settings.inverted else score
     return {"fidelity": fidelity, "magnitude": magnitude, "score": score}

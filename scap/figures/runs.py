@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scap.errors import ScapError
-from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, read_table, styled
+from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, styled
+from scap.reading import PERCENT, read_history, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,8 @@ def tradeoff_figure(runs_csv: Path | str) -> Figure:
     params_removed (fractions). Points are means over seeds, bars the sample standard deviation.
     """
     columns = ["seed", "threshold", "top1_baseline", "top1", *REMOVED]
-    runs = read_table(runs_csv, ["network", "criterion", "track"], columns)
+    limits = {"top1": PERCENT, "top1_baseline": PERCENT} | dict.fromkeys(REMOVED, (-1e6, 1.0))
+    runs = read_table(runs_csv, ["network", "criterion", "track"], columns, limits=limits)
     runs[list(REMOVED)] *= 100
     if runs["network"].nunique() > 1:
         runs["criterion"] = runs["network"] + " " + runs["criterion"]
@@ -107,8 +109,7 @@ def finetuning_figure(history_csvs: Mapping[str, Path | str]) -> Figure:
     """
     if not history_csvs:
         raise ScapError("no history to draw: give at least one label with its history table")
-    numbers = ["epoch", "loss", "train_top1"]
-    histories = {label: read_table(path, [], numbers, ["holdout_top1"]) for label, path in history_csvs.items()}
+    histories = {label: read_history(path) for label, path in history_csvs.items()}
     held_out = {label: bool(history["holdout_top1"].notna().any()) for label, history in histories.items()}
     mixed = len(set(held_out.values())) > 1
     figure = new_figure(COLUMN, 2.8)
