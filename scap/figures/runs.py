@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scap.errors import ScapError
-from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, read_table, styled
+from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, styled
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
