@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from scap.errors import ScapError
 
@@ -61,7 +61,7 @@ def _describe(each: Field) -> str:
 class Settings:
     """Base of the settings classes: a value of the wrong kind or out of bounds is refused, by name."""
 
-    SECTION = "settings"  # names the class in messages
+    SECTION: ClassVar[str] = "settings"  # names the class in messages
 
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass

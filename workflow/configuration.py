@@ -105,9 +105,7 @@ def _is_integer(checker: object, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)  # 2.0 is none: it would fail where it is used
 
 
-_Validator = extend(
-    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
-)
+_Validator = extend(Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer))
 
 
 def check_schema(config: dict[str, Any], schema: dict[str, Any]) -> None:
@@ -227,12 +225,16 @@ def _check_calibrations(path: str, grid: dict[str, Any], network: str, config: d
     }
     for key, images in asked.items():
         if images > available:
-            raise ConfigurationError(f"config: {key}.images: {images} are more than the {available} training images of {network}")
+            raise ConfigurationError(
+                f"config: {key}.images: {images} are more than the {available} training images of {network}"
+            )
 
 
 def sees_spectra(criterion: dict[str, Any]) -> bool:
     """Whether a criterion fits autoencoders in the frequency domain."""
-    return any("autoencoder" in needs(term) for term in criterion["terms"]) and criterion["autoencoder"]["domain"] == "frequency"
+    return (
+        any("autoencoder" in needs(term) for term in criterion["terms"]) and criterion["autoencoder"]["domain"] == "frequency"
+    )
 
 
 def _check_figures(path: str, comparison: dict[str, Any], config: dict[str, Any]) -> None:
@@ -244,7 +246,7 @@ def _check_figures(path: str, comparison: dict[str, Any], config: dict[str, Any]
         )
     if "sensitivity" in comparison["figures"] and "l1" not in config["criteria"][criteria[0]]["terms"]:
         raise ConfigurationError(
-            f"config: {path}.figures: 'sensitivity' compares all rankings with the L1 norm in the scores of the first criterion; "
+            f"config: {path}.figures: 'sensitivity' compares rankings with the L1 norm in the scores of the first criterion; "
             f"put one with the term l1 before '{criteria[0]}'"
         )
     if all(schedule == "none" for grid in comparison["runs"] for schedule in grid["schedules"]):

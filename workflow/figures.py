@@ -23,8 +23,8 @@ class Figure:
 TABLES = {
     "runs": Table(
         "",
-        "One row a run: seed, criterion, widths, size, compensation and schedule; top-1 in percent before pruning, after it and "
-        "after fine-tuning; FLOPs (1 MAC = 1 FLOP) and parameters.",
+        "One row a run: seed, criterion, widths, size, compensation and schedule; top-1 in percent before pruning, after it "
+        "and after fine-tuning; FLOPs (1 MAC = 1 FLOP) and parameters.",
     ),
     "sensitivity": Table(
         ".sensitivity",
@@ -56,9 +56,7 @@ FIGURES = {
         "scores",
         "Score of every channel, and fidelity where the criterion has it, layer by layer, with the threshold.",
     ),
-    "channels": Figure(
-        "scap.figures.channels:channels_figure", "channels", "Channels of each layer before and after pruning."
-    ),
+    "channels": Figure("scap.figures.channels:channels_figure", "channels", "Channels of each layer before and after pruning."),
     "sensitivity": Figure(
         "scap.figures.sensitivity:sensitivity_figure",
         "sensitivity",

@@ -44,7 +44,7 @@ class Network:
     holdout: int = option("training images never trained on, for choices and curves", 0, minimum=0)
     multiple: int = option("channel counts are rounded up to a multiple of this", 1, minimum=1)
     min_channels: int = option("a layer keeps this many channels at least, or all that it has", 1, minimum=1)
-    gpu: int = option("1: jobs run on a GPU where there is one, and a cluster is asked for it; 0: on the CPU", 0, minimum=0, maximum=1)
+    gpu: int = option("1: on a GPU where there is one, and a cluster is asked for it; 0: on the CPU", 0, minimum=0, maximum=1)
     baseline: TrainingSettings = option("training of the baseline")
     finetuning: dict[str, Schedule] = option("schedules of fine-tuning by name")
 
@@ -102,6 +102,8 @@ class Configuration:
     datasets: dict[str, Dataset] = option("Data sets by name.")
     networks: dict[str, Network] = option("Networks by name; the wildcard {network}.")
     criteria: dict[str, Criterion] = option("Criteria by name; the wildcard {criterion}.")
-    compensations: dict[str, Compensation] = option("Compensations by name; the wildcard {compensation}.", {"none": {"how": "none"}})
+    compensations: dict[str, Compensation] = option(
+        "Compensations by name; the wildcard {compensation}.", {"none": {"how": "none"}}
+    )
     comparisons: dict[str, Comparison] = option("Comparisons by name.")
     targets: dict[str, list[str]] = option("Comparisons that each target of the workflow makes: snakemake TARGET.")

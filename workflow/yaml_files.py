@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 # Plain scalars that YAML 1.1 takes for booleans, octal or sexagesimal numbers or dates, but few people do.
-SURPRISES = re.compile(r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|yes|no|on|off|\d{4}-\d\d?-\d\d?.*", re.IGNORECASE)
+SURPRISES = re.compile(
+    r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|yes|no|on|off|\d{4}-\d\d?-\d\d?.*", re.IGNORECASE
+)
 
 
 class ConfigurationError(ValueError):
@@ -47,7 +49,9 @@ def _compose_scalar(kind: str) -> Any:
 for _kind in ("bool", "int", "float", "timestamp"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _compose_scalar(_kind))
 # 1e-3 is a number, as in JSON; YAML 1.1 wants 1.0e-3.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scap.checks import check_finite
 from scap.criterion.settings import CriterionSettings
 from scap.criterion.terms import RAW, REDUNDANCY, TERMS, Values, needs
 from scap.errors import ScapError
@@ -54,16 +55,10 @@ def channel_scores(layer: str, terms: Mapping[str, Values], settings: CriterionS
 
     Raises ScapError, naming layer and term, where values are missing, not finite, or not one for each channel.
     """
-    sizes = {term: np.shape(terms.get(term, ())) for term in settings.terms}
-    for term, shape in sizes.items():
-        if len(shape) != 1 or shape != next(iter(sizes.values())) or not shape[0]:
-            raise ScapError(f"layer {layer}: term {term!r} has the shape {shape}, not one value for each output channel")
-        if not np.isfinite(terms[term]).all():
-            channel = int((~np.isfinite(terms[term])).argmax())
-            raise ScapError(
-                f"layer {layer}: term {term!r} is {terms[term][channel]} for channel {channel}; are the network's weights and "
-                "the images finite?"
-            )
+    for term in settings.terms:
+        check_finite(np.asarray(terms[term], dtype=float), f"layer {layer}: term {term!r}")
+    if len({len(terms[term]) for term in settings.terms}) > 1:
+        raise ScapError(f"layer {layer}: the terms {', '.join(settings.terms)} have values for different numbers of channels")
     return {**{term: terms[term] for term in settings.terms}, "score": importance(terms, settings)}
 
 

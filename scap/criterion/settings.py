@@ -73,9 +73,7 @@ class AutoencoderSettings(Settings):
         choices=("nonlinear", "linear"),
     )
     activation: str = option("nonlinearity of the bottleneck", "tanh", choices=("tanh", "relu"))
-    bottleneck: int = option(
-        "bottleneck size d; the largest one where `explained` is set", 8, minimum=1, maximum=65536
-    )
+    bottleneck: int = option("bottleneck size d; the largest one where `explained` is set", 8, minimum=1, maximum=65536)
     explained: float = option(
         "adaptive bottleneck: the smallest size that explains this share of the spectral energy; 0: fixed size",
         0.0,

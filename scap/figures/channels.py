@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scap.figures.style import COLOURS, DASHES, FONT, PAGE, add_legend, crowded, label_layers, new_figure, read_table, styled
+from scap.figures.style import COLOURS, DASHES, FONT, PAGE, add_legend, crowded, label_layers, new_figure, styled
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     import pandas as pd

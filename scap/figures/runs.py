@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scap.errors import ScapError
-from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, read_table, styled
+from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, styled
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,9 +45,14 @@ def tradeoff_figure(runs_csv: Path | str) -> Figure:
 
 def _joined(runs: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """The columns that tell runs apart as one text a run; the criterion always."""
+
     named = [column for column in columns if column == "criterion" or runs[column].nunique() > 1]
     texts = ["widths: {}" if column == "widths" else "{}" for column in named]
-    return runs[named].apply(lambda row: ", ".join(map(str.format, texts, row)), axis=1) if named else runs["seed"].map(lambda _: "")
+    return (
+        runs[named].apply(lambda row: ", ".join(map(str.format, texts, row)), axis=1)
+        if named
+        else runs["seed"].map(lambda _: "")
+    )
 
 
 def _baseline_style(index: int) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def _describe(runs: pd.DataFrame) -> str:
         text = ", ".join(f"{value:g}" for value in numbers)
         if len(numbers) > 6:
             text = f"{numbers[0]:g} to {numbers[-1]:g} ({len(numbers)} values)"
-        parts.append(f"{SIZES.get(kind, kind)} {text}")
+        parts.append(f"{SIZES.get(str(kind), kind)} {text}")
     seeds = runs.groupby(["line", "look", "size"])["seed"].nunique()
     count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     parts.append("one seed" if seeds.max() == 1 else f"mean ± s.d. over {count} seeds")

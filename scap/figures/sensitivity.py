@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scap.figures.style import COLOURS, FONT, MARKERS, PAGE, add_legend, new_figure, read_table, styled
+from scap.figures.style import COLOURS, FONT, MARKERS, PAGE, add_legend, new_figure, styled
 from scap.published import PUBLISHED
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

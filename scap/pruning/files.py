@@ -68,15 +68,29 @@ def load_network(path: str | Path, build: Callable[[], nn.Module] | None = None,
     `build` makes the unpruned network where the file names no architecture; `example` replaces an input of
     the saved shape. Raises ScapError for a missing or damaged file and where network and weights do not fit.
     """
-    metadata, weights = read_metadata(path), _read_weights(path)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
-        network = build() if build is not None else _build_stored(path, metadata)
+    metadata = read_metadata(path)
+    network = _build(path, metadata, build)
     if metadata["plan"]:
         if example is None:
             example = torch.zeros(metadata["example_shape"]).to(next(network.parameters()))
         network = prune_network(network, metadata["plan"], example)
+    return _with_weights(path, network)
+
+
+def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """As load_network, for a file without a plan, such as a baseline's.
+
+    Steps that read baselines alone call this, for it knows nothing of surgery: a change there does not concern them.
+    """
+    metadata = read_metadata(path)
+    if metadata["plan"]:
+        raise ScapError(f"{path}: is a pruned network where an unpruned one is wanted; load it with load_network")
+    return _with_weights(path, _build(path, metadata, build))
+
+
+def _with_weights(path: str | Path, network: nn.Module) -> nn.Module:
     try:
-        network.load_state_dict(weights, strict=True, assign=True)  # assign: in the precision that was saved
+        network.load_state_dict(_read_weights(path), strict=True, assign=True)  # assign: in the precision that was saved
     except RuntimeError as error:
         raise ScapError(f"{path}: its weights do not fit the network built for it: {error}") from error
     return network.eval()
@@ -109,6 +123,11 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise ScapError(f"{path}: there is no such file; make it first") from error
     except (SafetensorError, OSError) as error:
         raise ScapError(f"{path}: the file is damaged, or no safetensors ({error}); make it again") from error
+
+
+def _build(path: str | Path, metadata: dict[str, Any], build: Callable[[], nn.Module] | None) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
+        return build() if build is not None else _build_stored(path, metadata)
 
 
 def _build_stored(path: str | Path, metadata: dict[str, Any]) -> nn.Module:

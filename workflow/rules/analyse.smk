@@ -90,7 +90,7 @@ rule term:
             "layers": lineage.layers(wildcards.network),
             "calibration": lineage.calibrations[wildcards.calibration],
         },
-        code=lambda wildcards: code("term.py", f"scap.criterion.terms:{wildcards.term.replace('-', '_')}"),
+        code=lambda wildcards: code("term.py", *term_code([wildcards.term])),
     script:
         "../scripts/term.py"
 
@@ -114,8 +114,6 @@ rule scores:
             "layers": lineage.layers(wildcards.network),
             "criterion": section("criteria", wildcards.criterion, without=("autoencoder", "calibration")),
         },
-        code=lambda wildcards: code(
-            "scores.py", *(f"scap.criterion.terms:{term.replace('-', '_')}" for term in scored_here(wildcards.criterion))
-        ),
+        code=lambda wildcards: code("scores.py", *term_code(scored_here(wildcards.criterion))),
     script:
         "../scripts/scores.py"

@@ -51,7 +51,12 @@ def benchmark_of(path):
 
 def code(script, *roots):
     """What a script's code means: a change reruns what was made with it, a comment or another layout does not."""
-    return code_of(f"workflow/scripts/{script}", *roots)
+    return code_of(script, *roots, without=("scap.criterion.terms:TERMS",))
+
+
+def term_code(terms):
+    """The functions of terms, for `code`."""
+    return [f"scap.criterion.terms:{term.replace('-', '_')}" for term in terms]
 
 
 def more(amount):
@@ -190,9 +195,7 @@ def of_runs(pattern, trained=False):
 
 def of_scored(pattern):
     """Input function: a file pattern for every network, seed and criterion that a comparison scores, each file once."""
-    return lambda wildcards: list(
-        dict.fromkeys(pattern.format(**entry) for entry in lineage.scored(wildcards.comparison))
-    )
+    return lambda wildcards: list(dict.fromkeys(pattern.format(**entry) for entry in lineage.scored(wildcards.comparison)))
 
 
 def method_file(pattern):
@@ -214,7 +217,9 @@ def sensitivity_settings(wildcards):
         "runs": runs,
         "scored": lineage.scored(wildcards.comparison),
         "criteria": {run["criterion"]: config["criteria"][run["criterion"]] for run in runs},
-        "widths": {f"{run['criterion']} {run['widths']}": lineage.width_criterion(run["criterion"], run["widths"]) for run in runs},
+        "widths": {
+            f"{run['criterion']} {run['widths']}": lineage.width_criterion(run["criterion"], run["widths"]) for run in runs
+        },
         "networks": {
             name: {key: config["networks"][name][key] for key in ("multiple", "min_channels")} for name in sorted(networks)
         },

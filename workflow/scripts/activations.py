@@ -8,14 +8,14 @@ from device import pick_device
 from job import Report, job
 
 from scap.criterion.activations import record_activations
-from scap.pruning.files import load_network
+from scap.pruning.files import load_unpruned
 
 
 def record(baseline: str, data: str, cfg: dict, seed: int, output: str, device: str, report: Report) -> None:
     calibration = cfg["calibration"]
     images, _ = calibration_images(open_dataset(data, cfg["architecture"]), calibration["images"], seed, device)
     record_activations(
-        load_network(baseline).to(device),
+        load_unpruned(baseline).to(device),
         images,
         cfg["layers"],
         Path(output),

@@ -7,7 +7,7 @@ from device import pick_device, trained_on
 from job import Report, job
 from table import write_table
 
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.files import load_network, load_unpruned, read_metadata, save_network
 from scap.training.loop import reset_network, train
 from scap.training.settings import TrainingSettings
 
@@ -37,7 +37,7 @@ def finetune(
         device=device,
         resume=resume,
         version=version,
-        teacher=load_network(teacher[0]) if teacher else None,
+        teacher=load_unpruned(teacher[0]) if teacher else None,
         report=report,
     )
     write_table(history, rows)

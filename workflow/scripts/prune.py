@@ -8,13 +8,13 @@ from plans import make_plan
 from table import write_table
 
 from scap.pruning.compensation import prune_and_compensate
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.files import load_unpruned, read_metadata, save_network
 from scap.pruning.surgery import prune_network
 
 
 def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, report: Report) -> None:
     baseline, own = inputs["baseline"], pd.read_csv(inputs["scores"])
-    network, metadata = load_network(baseline), read_metadata(baseline)
+    network, metadata = load_unpruned(baseline), read_metadata(baseline)
     example = torch.zeros(metadata["example_shape"])
     widths_of = pd.read_csv(inputs["width_scores"]) if inputs["width_scores"] else None
     plan = make_plan(network, example, own, widths_of, cfg["plan"])

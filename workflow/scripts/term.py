@@ -10,11 +10,11 @@ from table import write_table
 
 from scap.criterion.fusion import evaluate_term
 from scap.criterion.spectra import open_activations
-from scap.pruning.files import load_network
+from scap.pruning.files import load_unpruned
 
 
 def measure(term: str, inputs: dict[str, str], cfg: dict, seed: int, output: str, device: str) -> None:
-    layers, network = cfg["layers"], load_network(inputs["baseline"]).to(device)
+    layers, network = cfg["layers"], load_unpruned(inputs["baseline"]).to(device)
     given: dict[str, Any] = {"network": network, "layers": layers}
     if "data" in inputs:
         dataset = open_dataset(inputs["data"], cfg["architecture"])

@@ -249,7 +249,7 @@ def test_progress_of_another_run_is_reported_and_ignored(dataset, tmp_path, capl
     with caplog.at_level(logging.WARNING):
         train(resumed, dataset, chosen, seed=0, resume=path)
     train(fresh, dataset, chosen, seed=0)
-    assert "starting anew" in caplog.text
+    assert "training from scratch" in caplog.text
     assert same_weights(resumed, fresh)
 
 
