@@ -104,7 +104,9 @@ def test_convolutions_start_with_the_spread_of_kaiming_fan_out(architecture):
 
 
 def test_an_unknown_architecture_is_answered_with_the_known_ones():
-    with pytest.raises(ScapError, match=r"'vgg61' is unknown.*vgg16, resnet20"):
+    with pytest.raises(
+        ScapError, match=r"'vgg61' is unknown; did you mean 'vgg16'.*torchvision:NAME, timm:NAME, FILE\.py:FUNCTION"
+    ):
         build_network("vgg61")
 
 
