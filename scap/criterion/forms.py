@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from scap.criterion.elimination import Problem
 from scap.pruning.consumers import Consumer, slopes
 from scap.pruning.moments import Moments
-from scap.pruning.unfolding import coverage, groups_of, taps_of, weight_matrix
+from scap.pruning.unfolding import coverage, groups_of, layer_at, taps_of, weight_matrix
 
 TILE = 32  # pixels a side of the largest map that is transformed at once; larger ones are cut into tiles
 
@@ -19,10 +19,11 @@ class Form:
     ridge: ClassVar[float]  # share of each input's own energy that is added to it, by default
 
     def __init__(self, network: nn.Module, consumer: Consumer, inputs: Tensor) -> None:
-        self.layer: Any = network.get_submodule(consumer.name)
+        layer = layer_at(network, consumer.name)
+        self.layer: Any = layer
         self.name, self.group, self.inputs = consumer.name, consumer.group, inputs[:1]
-        scale = slopes(network, consumer.norm, len(self.layer.weight)).chunk(groups_of(self.layer))[consumer.group]
-        self.weights = scale[:, None] * weight_matrix(self.layer, consumer.group)  # (O, D)
+        scale = slopes(network, consumer.norm, len(layer.weight)).chunk(groups_of(layer))[consumer.group]
+        self.weights = scale[:, None] * weight_matrix(layer, consumer.group)  # (O, D)
         self.taps = self._taps(consumer)  # (R, T): columns of each of the R channels that explain each other
         self.moments = Moments()
 

@@ -19,7 +19,7 @@ from scap.pruning.least_squares import RIDGE, Fit, fit
 from scap.pruning.moments import Moments, check_images, chunks, stream
 from scap.pruning.plans import Plan
 from scap.pruning.surgery import prune_network
-from scap.pruning.unfolding import samples, set_weight_matrices
+from scap.pruning.unfolding import layer_at, samples, set_weight_matrices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,7 @@ def _row(**values: Any) -> Row:
 
 def _removed(network: nn.Module, plan: Plan) -> dict[str, set[int]]:
     """Layer -> channels that the plan removes, where there are any."""
-    found = {layer: set(range(len(network.get_submodule(layer).weight))) - set(kept) for layer, kept in plan.items()}
+    found = {layer: set(range(len(network.get_parameter(f"{layer}.weight")))) - set(kept) for layer, kept in plan.items()}
     return {layer: channels for layer, channels in found.items() if channels}
 
 
@@ -141,8 +141,8 @@ def _wanted(network: nn.Module, cuts: list[Cut], images: Tensor, batch_size: int
     wanted: Wanted = {name: [] for name in by_name}
 
     def receive(name: str, read: Tensor, outputs: Tensor, first: int) -> None:
-        cut, layer = by_name[name], network.get_submodule(name)
-        unfolded, given = samples(layer, read, outputs, first)  # type: ignore[arg-type]
+        cut, layer = by_name[name], layer_at(network, name)
+        unfolded, given = samples(layer, read, outputs, first)
         parts = unfolded.chunk(len(cut.targets), 1)
         channels = [_channels(layer, part, target.old) for part, target in zip(parts, cut.targets, strict=True)]
         wanted[name].append((given[:, cut.outputs.to(given.device)], *channels))
@@ -168,10 +168,10 @@ def _treat(
         return row | {"note": f"it keeps {inputs} inputs, more than the {LARGEST} that are solved: remove more of them"}
     moments = [(Moments(), Moments()) for _ in cut.targets]
     given = iter(wanted)
-    layer = pruned.get_submodule(cut.name)
+    layer = layer_at(pruned, cut.name)
 
     def receive(name: str, read: Tensor, outputs: Tensor, first: int) -> None:
-        unfolded, _ = samples(layer, read, outputs, first)  # type: ignore[arg-type]
+        unfolded, _ = samples(layer, read, outputs, first)
         wished, *channels = next(given)
         parts = unfolded.split([len(target.kept) for target in cut.targets], 1)
         wishes = wished.split([len(target.weights) for target in cut.targets], 1)
@@ -195,7 +195,7 @@ def _few(count: int, inputs: int) -> str:
 @torch.no_grad()
 def _put(pruned: nn.Module, cut: Cut, fits: list[Fit]) -> str:
     """Put the weights in their place, the constants into the bias, or the mean of the batch norm that follows."""
-    layer: Any = pruned.get_submodule(cut.name)
+    layer = layer_at(pruned, cut.name)
     set_weight_matrices(layer, [fitted.weights for fitted in fits])
     bias = torch.cat([fitted.bias for fitted in fits])
     if layer.bias is not None:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from scap.errors import ScapError
 from scap.pruning.surgery import _dependency_graph, _group
-from scap.pruning.unfolding import Layer, groups_of, samples, taps_of, weight_matrix
+from scap.pruning.unfolding import Layer, groups_of, layer_at, samples, taps_of, weight_matrix
 
 # These pass every channel on by itself; whether they really do is tried.
 PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
@@ -91,9 +91,10 @@ def _reads(graph: Any, names: dict[nn.Module, str], layer: str) -> _Reads:
             if isinstance(module, nn.Conv2d | nn.Linear):
                 found.outputs[names[module]] = pairs
         elif isinstance(module, nn.Conv2d | nn.Linear):
-            after = node.outputs[0].module if len(node.outputs) == 1 else None
+            after: Any = node.outputs[0].module if len(node.outputs) == 1 else None
             is_norm = isinstance(after, nn.BatchNorm1d | nn.BatchNorm2d) and after.running_mean is not None
-            found.inputs[names[module]], found.norms[names[module]] = pairs, names[after] if is_norm else None
+            found.inputs[names[module]] = pairs
+            found.norms[names[module]] = names[after] if is_norm else None
         elif module in names and not isinstance(module, PASSING) and list(module.parameters()):
             found.obstacle = f"{names[module]!r} reads it, a {type(module).__name__}"
     if not found.inputs and found.obstacle is None:
@@ -113,7 +114,7 @@ def _readers(network: nn.Module, layer: str, reads: _Reads, example: Tensor) -> 
 
 
 def _by_group(network: nn.Module, name: str, reads: _Reads) -> Iterator[Consumer]:
-    module: Any = network.get_submodule(name)
+    module = layer_at(network, name)
     taps, width = taps_of(module), weight_matrix(module).shape[1]
     columns: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for position, channel in sorted(reads.inputs[name]):
@@ -165,7 +166,7 @@ def _probe(network: nn.Module, layer: str, reads: _Reads, image: Tensor) -> str 
         with _hooked(network, {layer: change}):
             after = tree_leaves(network(images))
     for name, claimed in reads.inputs.items():
-        if obstacle := _disagreement(network.get_submodule(name), name, values[name], claimed, changed):
+        if obstacle := _disagreement(layer_at(network, name), name, values[name], claimed, changed):
             return obstacle
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if isinstance(old, Tensor)]
     if any(_differs(old, new).any() for old, new in pairs):
@@ -174,7 +175,7 @@ def _probe(network: nn.Module, layer: str, reads: _Reads, image: Tensor) -> str 
 
 
 def _disagreement(
-    module: Any, name: str, values: list[tuple[Tensor, Tensor]], pairs: list[tuple[int, int]], changed: Tensor
+    module: Layer, name: str, values: list[tuple[Tensor, Tensor]], pairs: list[tuple[int, int]], changed: Tensor
 ) -> str | None:
     (old, outputs), (new, _) = values
     if (obstacle := _other_than_its_weight(module, old, outputs)) is not None:
@@ -194,6 +195,8 @@ def _differs(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _other_than_its_weight(module: Layer, inputs: Tensor, outputs: Tensor) -> str | None:
+    if "weight" not in dict(module.named_parameters(recurse=False)):
+        return "has a weight that is computed from others: take the parametrisation or weight norm off first"
     unfolded, wanted = samples(module, inputs, outputs)
     parts = unfolded.double().chunk(groups_of(module), 1)
     found = torch.cat([part @ weight_matrix(module, group).T for group, part in enumerate(parts)], 1)

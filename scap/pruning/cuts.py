@@ -1,7 +1,6 @@
 """What a pruned network keeps of each layer that reads removed channels."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from scap.errors import ScapError
 from scap.pruning.consumers import Consumer, Readers, slopes
 from scap.pruning.least_squares import Target
 from scap.pruning.moments import stream
-from scap.pruning.unfolding import groups_of, taps_of, weight_matrix
+from scap.pruning.unfolding import Layer, groups_of, layer_at, taps_of, weight_matrix
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def find_cuts(
 
 
 def _cut(network: nn.Module, pruned: nn.Module, name: str, readers: dict[str, Readers], removed: dict[str, set[int]]) -> Cut:
-    layer: Any = network.get_submodule(name)
+    layer = layer_at(network, name)
     found = [(by, consumer) for by in readers for consumer in readers[by].consumers if consumer.name == name]
     outputs = _outputs_kept(name, len(layer.weight), readers, removed)
     norm = found[0][1].norm
@@ -49,7 +48,7 @@ def _cut(network: nn.Module, pruned: nn.Module, name: str, readers: dict[str, Re
         kept, old, new = _columns(layer, matrix.shape[1], consumers)
         stay = rows[torch.isin(rows, outputs)]
         targets.append(Target(matrix[stay - rows[0]], bias[stay], kept, old, new, scale[stay]))
-    _check(pruned.get_submodule(name), name, targets)
+    _check(layer_at(pruned, name), name, targets)
     layers = list(dict.fromkeys(by for by, consumer in found if removed[by] & set(consumer.channels.tolist())))
     return Cut(name, layers, norm, targets, outputs)
 
@@ -60,20 +59,20 @@ def _outputs_kept(name: str, outputs: int, readers: dict[str, Readers], removed:
     return torch.tensor([output for output in range(outputs) if output not in gone])
 
 
-def _columns(layer: nn.Module, width: int, consumers: list[tuple[Consumer, set[int]]]) -> tuple[Tensor, Tensor, Tensor]:
+def _columns(layer: Layer, width: int, consumers: list[tuple[Consumer, set[int]]]) -> tuple[Tensor, Tensor, Tensor]:
     """Columns that stay, columns of each original channel, and of each channel that stays (numbered among those that stay)."""
     stays = torch.ones(width, dtype=torch.bool)
     for consumer, gone in consumers:
         stays[consumer.columns[torch.isin(consumer.channels, torch.tensor(sorted(gone)))].flatten()] = False
     tables = [consumer.columns for consumer, _ in consumers]
     whole = bool(tables) and len({table.shape[1] for table in tables}) == 1 and sum(map(torch.Tensor.numel, tables)) == width
-    natural = torch.arange(width).view(-1, taps_of(layer))  # type: ignore[arg-type]
+    natural = torch.arange(width).view(-1, taps_of(layer))
     old = torch.cat(tables) if whole and isinstance(layer, nn.Linear) else natural
     new = (stays.cumsum(0) - 1)[old[stays[old].all(1)]]
     return stays.nonzero().flatten(), old, new
 
 
-def _check(layer: Any, name: str, targets: list[Target]) -> None:
+def _check(layer: Layer, name: str, targets: list[Target]) -> None:
     expected = torch.cat([target.weights[:, target.kept] for target in targets])
     weights = layer.weight.detach().double().flatten(1)
     if weights.shape != expected.shape or not torch.equal(weights, expected):

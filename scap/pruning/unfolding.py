@@ -14,6 +14,13 @@ Layer = nn.Conv2d | nn.Linear
 POSITIONS = 8  # output positions a side that are used of a larger map: every second of 16, every fourth of 32
 
 
+def layer_at(network: nn.Module, name: str) -> Layer:
+    """The convolution or linear layer at a module path."""
+    layer = network.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    return layer
+
+
 def taps_of(layer: Layer) -> int:
     """Columns an input channel has: the kernel's area T, 1 for a feature of a linear layer."""
     return layer.weight[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
@@ -41,9 +48,12 @@ def samples(layer: Layer, inputs: Tensor, outputs: Tensor, first: int = 0) -> tu
     Of maps larger than POSITIONS a side a lattice of positions is taken, which shifts from image to image, so that all
     positions count alike; `first` is the number of the first image.
     """
-    read = _read_convolution if isinstance(layer, nn.Conv2d) else _read_linear
-    unfolded, read_outputs = zip(*read(layer, _working(inputs), _working(outputs), first), strict=True)
-    return torch.cat(unfolded), torch.cat(read_outputs)
+    inputs, outputs = _working(inputs), _working(outputs)
+    if isinstance(layer, nn.Conv2d):
+        unfolded, given = zip(*_read_convolution(layer, inputs, outputs, first), strict=True)
+    else:
+        unfolded, given = zip(*_read_linear(inputs, outputs, first), strict=True)
+    return torch.cat(unfolded), torch.cat(given)
 
 
 def coverage(layer: Layer, inputs: Tensor) -> Tensor:
@@ -83,9 +93,9 @@ def _windows(layer: nn.Conv2d, padded: Tensor, phase: tuple[int, int], step: tup
     return padded.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
 
 
-def _read_linear(layer: nn.Linear, inputs: Tensor, outputs: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _read_linear(inputs: Tensor, outputs: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     inputs, outputs = (values.reshape(len(values), -1, values.shape[-1]) for values in (inputs, outputs))
     step = max(1, inputs.shape[1] // POSITIONS**2)
     for phase in range(min(step, len(inputs))):
         start = (first + phase) % step
-        yield tuple(values[phase::step, start::step].flatten(0, 1) for values in (inputs, outputs))  # type: ignore[misc]
+        yield inputs[phase::step, start::step].flatten(0, 1), outputs[phase::step, start::step].flatten(0, 1)
