@@ -134,7 +134,9 @@ class Lineage:
         """Every artifact of a run that is kept; activations and spectra are caches and may be deleted."""
         names = ["baseline.safetensors", "baseline.json"]
         patterns = [f"{NETWORK}/{name}" for name in names] + [f"{CRITERION}/scores.csv"]
-        patterns += [f"{PRUNED}/{name}" for name in ("pruned.safetensors", "channels.csv")] + [f"{RUN}/metrics.json"]
+        patterns += [f"{PRUNED}/{name}" for name in ("pruned.safetensors", "channels.csv", "compensation.csv")] + [
+            f"{RUN}/metrics.json"
+        ]
         if run["schedule"] != "none":
             patterns += [f"{RUN}/{name}" for name in ("finetuned.safetensors", "history.csv")]
         yield from (pattern.format(**run) for pattern in patterns)

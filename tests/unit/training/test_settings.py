@@ -58,7 +58,9 @@ def test_a_warmup_of_nothing_or_of_everything_is_possible(warmup, progress):
     ],
 )
 def test_an_impossible_setting_is_named(key, value):
-    with pytest.raises(ScapError, match=f"^training: {key} is .*{value if isinstance(value, str | float | int) else value[-1]}"):
+    with pytest.raises(
+        ScapError, match=f"^training: {key} is .*{value if isinstance(value, str | float | int) else value[-1]}"
+    ):
         settings(**{key: value})
 
 
@@ -66,7 +68,10 @@ def test_an_impossible_setting_is_named(key, value):
     ("changes", "message"),
     [
         ({"alternating_flip": True}, "training: alternating_flip without flip would mirror nothing; set flip to true as well"),
-        ({"padding": "reflected"}, "training: padding 'reflected' with crop 0 would do nothing; set crop, or leave padding out"),
+        (
+            {"padding": "reflected"},
+            "training: padding 'reflected' with crop 0 would do nothing; set crop, or leave padding out",
+        ),
         ({"small_images": (8, 8, 8)}, "training: small_images holds 3 sizes for 2 epochs; give at most one an epoch"),
     ],
 )
