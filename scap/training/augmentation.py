@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scap.data.datasets import Images, normalise
+from scap.data.folder import FolderImages
 
 
 def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
@@ -43,3 +44,20 @@ def augmented_batches(
         batch = torch.where(mirrored[chosen, None, None, None], batch.flip(3), batch)
         inputs = normalise(batch, mean, std, device).contiguous(memory_format=torch.channels_last)
         yield cut_out(inputs, centres[chosen], cutout) if cutout else inputs, data.labels[chosen]
+
+
+def decoded_batches(
+    data: FolderImages,
+    mean: Tensor,
+    std: Tensor,
+    batch_size: int,
+    device: torch.device,
+    *,
+    flip: bool,
+    cutout: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As augmented_batches for images in a folder: random crops of random size rather than shifts, on `device`."""
+    for batch, labels in data.random_batches(batch_size, flip=flip):
+        inputs = normalise(batch, mean, std, device).contiguous(memory_format=torch.channels_last)
+        centres = torch.randint(data.settings.size, (len(labels), 2)).to(device)
+        yield cut_out(inputs, centres, cutout) if cutout else inputs, labels.to(device)

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scap.data.datasets import Dataset, Images, normalise
+from scap.data.folder import FolderImages
 from scap.errors import ScapError
 from scap.models.layers import initialise_convolutions
-from scap.training.augmentation import augmented_batches
+from scap.training.augmentation import augmented_batches, decoded_batches
 from scap.training.progress import History, fingerprint, load_progress, save_progress
 from scap.training.settings import TrainingSettings, learning_rate_at
 
 Device = torch.device | str
+BATCH_PIXELS = 500 * 32 * 32  # of an evaluation
 logger = logging.getLogger(__name__)
 
 
@@ -41,19 +43,22 @@ def reset_network(network: nn.Module, seed: int) -> None:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    images: Images,
+    images: Images | FolderImages,
     mean: Tensor,
     std: Tensor,
     device: Device = "cpu",
-    batch_size: int = 500,
+    batch_size: int | None = None,
 ) -> float:
-    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none."""
+    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none.
+
+    By default a batch has as many pixels as 500 images of 32x32.
+    """
     if not len(images):
         return math.nan
     was_training = network.training
     network.to(device).eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
+    for batch, labels in images.batches(batch_size or max(1, BATCH_PIXELS // math.prod(images.shape[1:]))):
         inputs = normalise(batch, mean, std, device).contiguous(memory_format=torch.channels_last)
         correct += (network(inputs).argmax(1) == labels.to(device)).sum()
     network.train(was_training)
@@ -137,7 +142,7 @@ def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSett
 
 def _identity(run: _Run, dataset: Dataset, seed: int, device: Device, version: str) -> str:
     """Fingerprint of all that determines the result, the code included as far as `version` tells it."""
-    tensors = run.state() | {"images": dataset.train.images, "labels": dataset.train.labels}
+    tensors = run.state() | dataset.train.identity()
     tensors |= {"mean": dataset.mean, "std": dataset.std}
     if run.teacher is not None:
         tensors |= run.teacher.state_dict(prefix="teacher.")
@@ -155,15 +160,25 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
             mean.copy_(values[name])
 
 
-def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int) -> dict[str, float]:
-    """One pass over `data`: the last step's learning rate, the mean loss, the top-1 in percent on the fly."""
-    settings, network, device = run.settings, run.network.train(), data.images.device
-    steps = max(1, len(data) // settings.batch_size)
-    loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    batches = augmented_batches(
+def _batches(
+    data: Images | FolderImages, mean: Tensor, std: Tensor, settings: TrainingSettings, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch in random order, augmented: normalised images (B, C, H, W) and labels (B,) on `device`."""
+    if isinstance(data, FolderImages):
+        return decoded_batches(data, mean, std, settings.batch_size, device, flip=settings.flip, cutout=settings.cutout)
+    return augmented_batches(
         data, mean, std, settings.batch_size, flip=settings.flip, crop=settings.crop, cutout=settings.cutout
     )
-    for step, (inputs, labels) in enumerate(batches, epoch * steps):
+
+
+def _train_epoch(
+    run: _Run, data: Images | FolderImages, mean: Tensor, std: Tensor, epoch: int, device: torch.device
+) -> dict[str, float]:
+    """One pass over `data`: the last step's learning rate, the mean loss, the top-1 in percent on the fly."""
+    settings, network = run.settings, run.network.train()
+    steps = max(1, len(data) // settings.batch_size)
+    loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+    for step, (inputs, labels) in enumerate(_batches(data, mean, std, settings, device), epoch * steps):
         rate = learning_rate_at(settings, (step + 0.5) / (settings.epochs * steps))
         for group in run.optimiser.param_groups:
             group["lr"] = rate
@@ -213,17 +228,20 @@ def train(
     bit-equal weights; the caller deletes the file.
     With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite.
     """
+    if settings.crop and isinstance(dataset.train, FolderImages):
+        raise ScapError(f"crop: {settings.crop} is for data sets in memory; images of a folder are cropped at random anyhow")
+    device = torch.device(device)
     run = _start(network, teacher, settings, device)
     history: History = []
     if resume is not None:
         identity = _identity(run, dataset, seed, device, version)
         history = load_progress(resume, run.state(), identity)
-    data = Images(dataset.train.images.to(device), dataset.train.labels.to(device))
+    data = dataset.train.to(device)
     kept = network if run.average is None else run.average
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
-        with _deterministic(seed, epoch, data.images.device):
-            row = {"epoch": epoch + 1, **_train_epoch(run, data, dataset.mean, dataset.std, epoch)}
+        with _deterministic(seed, epoch, device):
+            row = {"epoch": epoch + 1, **_train_epoch(run, data, dataset.mean, dataset.std, epoch, device)}
         if not math.isfinite(row["loss"]):
             problem = f"the loss is {row['loss']} in epoch {epoch + 1}"
             raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")

@@ -17,7 +17,7 @@ def train_baseline(
     data: str, cfg: dict, seed: int, version: str, model: str, history: str, device: str, report: Report
 ) -> None:
     dataset = open_dataset(data, cfg["architecture"])
-    channels, *size = dataset.test.images.shape[1:]
+    channels, *size = dataset.test.shape
     arguments = {"classes": dataset.classes, "in_channels": channels, "width": cfg["architecture"]["width"]}
     network = build_network(cfg["architecture"]["architecture"], **arguments)
     reset_network(network, seed)

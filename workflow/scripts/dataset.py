@@ -20,5 +20,5 @@ def calibration_images(dataset: Dataset, count: int, seed: int, device: str) -> 
     if count > available:
         raise ScapError(f"calibration: {count} images are wanted, but there are {available} training images; lower `images`")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    images = normalise(dataset.train.images[chosen], dataset.mean, dataset.std, device)
+    images = normalise(dataset.train.take(chosen), dataset.mean, dataset.std, device)
     return images, dataset.train.labels[chosen].to(device)
