@@ -39,6 +39,11 @@ class Images:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
     def subset(self, chosen: Tensor) -> "Images":
         """Those at the indices `chosen`."""
         return Images(self.images[chosen], self.labels[chosen])

@@ -23,6 +23,7 @@ from scap.data.torchvision_cure import import_torchvision
 from scap.errors import DamagedFile, ScapError
 from scap.reading import StoredTensors
 
+CPU = torch.device("cpu")
 FEW = 64  # images that are decoded sooner than a worker process starts
 
 
@@ -68,7 +69,7 @@ def _as_bytes(names: list[bytes]) -> Tensor:
 class FolderImages:
     """Images below `root` and `labels` int64 (N,); `files` uint8 (N, L) are paths, `sizes` (N,) the bytes of the files.
 
-    What it gives is as that of scap.data.datasets.Images: uint8 (B, 3, size, size), 0..255, on the CPU.
+    What it gives is as that of scap.data.datasets.Images: uint8 (B, 3, size, size), 0..255, on `device`.
     """
 
     root: Path
@@ -77,6 +78,7 @@ class FolderImages:
     labels: Tensor
     settings: FolderSettings
     workers: int | None = None  # processes that decode; None: as many as threads
+    device: torch.device = CPU  # where labels are, and where batches go
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -91,8 +93,8 @@ class FolderImages:
         return replace(self, files=self.files[chosen], sizes=self.sizes[chosen], labels=self.labels[chosen])
 
     def to(self, device: torch.device | str) -> "FolderImages":
-        """Itself: batches are decoded on the CPU, whatever the device."""
-        return self
+        """The same images, whose batches go to `device` when they are decoded."""
+        return replace(self, labels=self.labels.to(device), device=torch.device(device))
 
     def identity(self) -> dict[str, Tensor]:
         """Tensors that tell these images from others, as far as can be told without opening them."""
@@ -101,39 +103,39 @@ class FolderImages:
 
     def take(self, chosen: Tensor) -> Tensor:
         """The images at the indices `chosen`, resized and cropped as for testing, uint8 (n, 3, size, size)."""
-        batches = [images for images, _ in self.subset(chosen).batches(FEW)]
-        return torch.cat(batches) if batches else torch.zeros(0, *self.shape, dtype=torch.uint8)
+        batches = [images for images, _ in self.subset(chosen.cpu()).batches(FEW)]
+        return torch.cat(batches) if batches else torch.zeros(0, *self.shape, dtype=torch.uint8, device=self.device)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All in order, resized and cropped in the centre: images (B, 3, size, size) and labels (B,)."""
         jobs: list[Job] = [(index, None) for index in range(len(self))]
-        return self._decode(jobs, batch_size, flip=False)
+        return ((images, self.labels[indices]) for images, indices in self._decode(jobs, batch_size))
 
-    def random_batches(self, batch_size: int, *, flip: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in random order: random crops of random size, mirrored with probability 1/2 if `flip`.
+    def random_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in random order: random crops of random size (B, 3, size, size), and their indices (B,).
 
-        All is drawn from the global CPU random state, whatever the number of workers. An incomplete last batch is left out.
+        All is drawn from the global CPU random state before the first batch, whatever the number of workers. An incomplete
+        last batch is left out.
         """
         order = torch.randperm(len(self)).tolist()
         seeds = torch.randint(2**62, (len(self),)).tolist()
         whole = max(len(self) // batch_size * batch_size, min(batch_size, len(self)))
         jobs: list[Job] = list(zip(order, seeds, strict=True))
-        return self._decode(jobs[:whole], batch_size, flip=flip)
+        return self._decode(jobs[:whole], batch_size)
 
-    def _decode(self, jobs: list["Job"], batch_size: int, *, flip: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    def _decode(self, jobs: list["Job"], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         threads = torch.get_num_threads()
         workers = (threads if threads > 1 else 0) if self.workers is None else self.workers
-        decoder = _Decoder(self.root, self.files, self.settings, flip)
-        decoder.transform(training=False)  # imported here, once, rather than in every worker
+        _transform(self.settings, training=False)  # imports torchvision here, once, rather than in every worker
         loader = DataLoader(
-            decoder,
+            _Decoder(self.root, self.files, self.settings),
             batch_sampler=[jobs[start : start + batch_size] for start in range(0, len(jobs), batch_size)],
             num_workers=workers if len(jobs) > FEW else 0,
             collate_fn=_collate,
             generator=torch.Generator(),  # of its own: the global random state is the training's
         )
         for images, indices in _explained(loader):
-            yield images, self.labels[indices]
+            yield images.to(self.device), torch.tensor(indices, device=self.device)
 
 
 Job = tuple[int, int | None]  # index of an image, and the seed of its random crop; None: as for testing
@@ -142,11 +144,8 @@ Job = tuple[int, int | None]  # index of an image, and the seed of its random cr
 class _Decoder(TorchDataset):
     """What a worker needs. An image that cannot be decoded gives a message: exceptions would lose their one line on the way."""
 
-    def __init__(self, root: Path, files: Tensor, settings: FolderSettings, flip: bool) -> None:
-        self.root, self.files, self.settings, self.flip = root, files, settings, flip
-
-    def transform(self, *, training: bool) -> Any:
-        return _transform(self.settings, training, self.flip)
+    def __init__(self, root: Path, files: Tensor, settings: FolderSettings) -> None:
+        self.root, self.files, self.settings = root, files, settings
 
     def __getitem__(self, job: Job) -> tuple[int, Tensor | str]:
         index, seed = job
@@ -156,7 +155,7 @@ class _Decoder(TorchDataset):
             with torch.random.fork_rng(devices=[]):
                 if seed is not None:
                     torch.default_generator.manual_seed(seed)
-                return index, self.transform(training=seed is not None)(image)
+                return index, _transform(self.settings, training=seed is not None)(image)
         except FileNotFoundError:
             return index, f"{path}: is missing; the folder has changed since its images were listed: list them again"
         except Exception as error:  # a damaged file can raise anything
@@ -164,7 +163,7 @@ class _Decoder(TorchDataset):
 
 
 @cache
-def _transform(settings: FolderSettings, training: bool, flip: bool) -> Any:
+def _transform(settings: FolderSettings, *, training: bool) -> Any:
     """torchvision's transform of a PIL image to uint8 (3, size, size)."""
     import_torchvision()
     from torchvision.transforms import v2
@@ -172,7 +171,7 @@ def _transform(settings: FolderSettings, training: bool, flip: bool) -> Any:
     how: dict[str, Any] = {"interpolation": v2.InterpolationMode(settings.interpolation), "antialias": True}
     if training:
         crop = v2.RandomResizedCrop(settings.size, scale=(settings.smallest_crop, 1.0), **how)
-        return v2.Compose([crop, v2.RandomHorizontalFlip(0.5 if flip else 0.0), v2.PILToTensor()])
+        return v2.Compose([crop, v2.PILToTensor()])  # batches are mirrored, if at all, in scap.training.augmentation
     return v2.Compose([v2.Resize(settings.resize, **how), v2.CenterCrop(settings.size), v2.PILToTensor()])
 
 

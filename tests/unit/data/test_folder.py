@@ -16,10 +16,12 @@ from scap.data.settings import IMAGENET, FolderSettings
 from scap.data.sources import check_raw_files, class_folders, count_images, missing_files
 from scap.errors import DamagedFile, ScapError
 from scap.tensors import save_tensors
+from scap.training.augmentation import augmented_batches
 from scap.training.loop import evaluate, train
 from scap.training.settings import TrainingSettings
 
 COLOURS = {"blue": 2, "green": 1, "red": 0}
+ZERO, ONE = torch.zeros(3), torch.ones(3)
 PRESET = {"size": 8, "resize": 10, "smallest_crop": 0.5}
 
 
@@ -98,22 +100,22 @@ def test_the_same_whatever_the_number_of_workers(dataset):
     for workers in (0, 1, 2):
         torch.manual_seed(5)
         data = FolderImages(**{**vars(dataset.train), "workers": workers})
-        results.append((*decoded(data.random_batches(16, flip=True)), torch.rand(3)))
+        results.append((*decoded(data.random_batches(16)), torch.rand(3)))
         assert torch.equal(decoded(data.batches(16))[0], decoded(dataset.train.batches(50))[0])
-    for images, labels, after in results[1:]:
+    for images, indices, after in results[1:]:
         assert torch.equal(images, results[0][0])
-        assert torch.equal(labels, results[0][1])
+        assert torch.equal(indices, results[0][1])
         assert torch.equal(after, results[0][2])  # the caller's stream went on alike
 
 
 def test_random_batches_are_another_order_and_crop_each_time(dataset):
     torch.manual_seed(0)
-    first, second = (decoded(dataset.train.random_batches(16, flip=True)) for _ in range(2))
+    first, second = (decoded(dataset.train.random_batches(16)) for _ in range(2))
     assert len(first[1]) == 80  # 84 images: the incomplete batch is left out
     assert not torch.equal(first[1], second[1])
-    assert len(decoded(dataset.train.random_batches(100, flip=False))[1]) == 84  # fewer than a batch: all
+    assert len(decoded(dataset.train.random_batches(100))[1]) == 84  # fewer than a batch: all
     strongest = first[0].float().mean((2, 3)).argmax(1)
-    assert [list(COLOURS.values())[label] for label in first[1]] == strongest.tolist()
+    assert [list(COLOURS.values())[label] for label in dataset.train.labels[first[1]]] == strongest.tolist()
 
 
 def test_images_are_mirrored_half_of_the_time_where_flips_are_on(tmp_path):
@@ -124,9 +126,26 @@ def test_images_are_mirrored_half_of_the_time_where_flips_are_on(tmp_path):
     save_tensors(tmp_path / "list", read_source("folder", tmp_path, size=2, resize=2, smallest_crop=1.0))
     train = load_dataset(tmp_path / "list", 0).train
     torch.manual_seed(0)
-    mirrored = [(decoded(train.random_batches(64, flip=flip))[0][:, 0, 0, 0] > 125).sum().item() for flip in (False, True)]
-    assert mirrored[0] == 0
-    assert 16 < mirrored[1] < 48
+    mirrored = {}
+    for how in ({}, {"flip": True}, {"flip": True, "alternating_flip": True}):
+        settings = TrainingSettings(epochs=2, batch_size=64, learning_rate=1, **how)
+        epochs = [next(augmented_batches(train, ZERO, ONE, settings, epoch=epoch))[0][:, 0, 0, 0] > 0.5 for epoch in (0, 1)]
+        mirrored[len(how)] = [int(epoch.sum()) for epoch in epochs]
+    assert mirrored[0] == [0, 0]
+    assert all(16 < count < 48 for count in mirrored[1] + mirrored[2])
+    assert sum(mirrored[2]) == 64
+
+
+def test_batches_are_normalised_blanked_and_made_smaller(dataset):
+    settings = TrainingSettings(epochs=2, batch_size=16, learning_rate=1, cutout=4, small_images=(6,))
+    for epoch, side in ((0, 6), (1, 8)):
+        inputs, labels = next(augmented_batches(dataset.train, dataset.mean, dataset.std, settings, epoch=epoch))
+        assert inputs.shape == (16, 3, side, side)
+        assert inputs.dtype == torch.float32
+        assert labels.shape == (16,)
+    blank = (inputs == 0).all(1).sum((1, 2))
+    assert blank.min() >= 4  # at the border it is cut: 2 x 2 pixels at least
+    assert blank.max() == 16
 
 
 def test_chosen_images_are_taken_in_the_order_asked_for(dataset):
