@@ -10,8 +10,9 @@ from scap.errors import ScapError
 
 
 def open_dataset(path: str, architecture: dict) -> Dataset:
-    """The data set with the network's holdout and limit on training images."""
-    return load_dataset(Path(path), architecture["holdout"], architecture.get("train_images"))
+    """The data set with the network's holdout, limit on training images and normalisation."""
+    limit, normalisation = architecture.get("train_images"), architecture.get("normalisation")
+    return load_dataset(Path(path), architecture["holdout"], limit, normalisation)
 
 
 def calibration_images(dataset: Dataset, count: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
