@@ -57,7 +57,11 @@ AT_THE_KEY = [
     ("criteria.random.widths_of", "scrap", "'scrap' is not in criteria; did you mean 'scap'?"),
     ("criteria.random.widths_of", "l1", "'l1' has its widths from another criterion; name that one"),
     ("criteria.l1.magnitude_of", "rms", "'rms' needs method scap, which records activations"),
-    ("networks.vgg16-digits.architecture", "vgg", "'vgg' is not one of ['vgg16', 'resnet20']. Architecture"),
+    (
+        "networks.vgg16-digits.architecture",
+        "vgg",
+        "'vgg' is not one of ['vgg16', 'resnet20', 'resnet32', 'resnet44', 'resnet56']. Architecture",
+    ),
     ("networks.vgg16-digits.layers", ["conv6_1"], "'conv6_1' is not in the layers of vgg16; did you mean 'conv"),
     ("networks.vgg16-digits.dataset", "cifar-10", "'cifar-10' is not in datasets; did you mean 'cifar10'?"),
     ("networks.vgg16-digits.baseline", {"epochs": 1}, "'batch_size' is a required property. Training of the baseline."),

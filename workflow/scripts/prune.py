@@ -9,21 +9,19 @@ from table import write_table
 
 from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.files import load_unpruned, read_metadata, save_network
-from scap.pruning.surgery import prune_network
 
 
-def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, report: Report) -> None:
+def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compensation: str, report: Report) -> None:
     baseline, own = inputs["baseline"], pd.read_csv(inputs["scores"])
     network, metadata = load_unpruned(baseline), read_metadata(baseline)
     example = torch.zeros(metadata["example_shape"])
     widths_of = pd.read_csv(inputs["width_scores"]) if inputs["width_scores"] else None
     plan = make_plan(network, example, own, widths_of, cfg["plan"])
-    if (how := cfg["compensation"]["how"]) == "none":
-        pruned = prune_network(network, plan, example)
-    else:
+    images, how = example, cfg["compensation"]["how"]
+    if how != "none":
         dataset = open_dataset(inputs["data"], cfg["architecture"])
         images, _ = calibration_images(dataset, cfg["compensation"]["images"], seed, "cpu")
-        pruned = prune_and_compensate(network, plan, images, how=how, report=report)
+    pruned, done = prune_and_compensate(network, plan, images, how=how, report=report)
     save_network(
         model,
         pruned,
@@ -34,6 +32,7 @@ def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, report:
     )
     before = own.groupby("layer").size()
     write_table(channels, ({"layer": layer, "before": before[layer], "after": len(kept)} for layer, kept in plan.items()))
+    done.to_csv(compensation, index=False)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_from_network_to_smaller_network(network, images, tmp_path):
 
 
 def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
-    layer = "block2_1.conv1"  # stride 2: the output is resized
+    layer = "layer2.0.conv1"  # stride 2: the output is resized
     table = scap.score_network(network, images, layers=[layer], autoencoder=SETTINGS, dtype=torch.float32)
     record_activations(network, images, [layer], tmp_path / "a", dtype=torch.float32)
     spectra = spectra_of(*open_activations(tmp_path / "a", layer))
@@ -52,7 +52,7 @@ def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
 
 @pytest.mark.parametrize(("term", "measure"), [("rms", rms), ("novelty", novelty)])
 def test_a_term_of_the_activations_is_measured_on_them(network, images, tmp_path, term, measure):
-    layers = ["block1_1.conv1", "block2_1.conv1"]
+    layers = ["layer1.0.conv1", "layer2.0.conv1"]
     criterion = scap.CriterionSettings(terms={term: 1}, normalise={term: "raw"})
     table = scap.score_network(network, images, layers=layers, criterion=criterion)
     assert list(table.columns) == ["layer", "channel", term, "score"]
@@ -66,7 +66,7 @@ def test_a_term_of_the_activations_is_measured_on_them(network, images, tmp_path
 @pytest.mark.parametrize("term", ["l1", "random"])
 def test_controls_need_no_images(network, term):
     criterion = scap.CriterionSettings(terms={term: 1})
-    table = scap.score_network(network, None, layers=["block1_1.conv1"], criterion=criterion)
+    table = scap.score_network(network, None, layers=["layer1.0.conv1"], criterion=criterion)
     assert list(table.columns) == ["layer", "channel", term, "score"]
     assert table["score"].between(0, 1).all()
 
@@ -92,14 +92,14 @@ def test_only_what_the_terms_need_is_computed(network, images, monkeypatch, term
 
         monkeypatch.setattr(score, name, noting)
     criterion = scap.CriterionSettings(terms=terms)
-    scap.score_network(network, images, layers=["block1_1.conv1"], criterion=criterion, autoencoder=SETTINGS)
+    scap.score_network(network, images, layers=["layer1.0.conv1"], criterion=criterion, autoencoder=SETTINGS)
     assert called == wanted
 
 
 def test_the_seed_is_that_of_the_term_random(network):
     def scores(seed):
         criterion = scap.CriterionSettings(terms={"random": 1}, seed=seed)
-        return scap.score_network(network, None, layers=["block1_1.conv1"], criterion=criterion)["score"].tolist()
+        return scap.score_network(network, None, layers=["layer1.0.conv1"], criterion=criterion)["score"].tolist()
 
     assert scores(0) == scores(0) != scores(1)
 

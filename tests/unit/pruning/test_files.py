@@ -30,7 +30,7 @@ def images():
     return torch.randn(3, 3, 32, 32)
 
 
-@pytest.mark.parametrize(("architecture", "layer"), [("vgg16", "conv2_2"), ("resnet20", "block2_2.conv1")])
+@pytest.mark.parametrize(("architecture", "layer"), [("vgg16", "conv2_2"), ("resnet20", "layer2.1.conv1")])
 def test_a_pruned_network_loads_from_its_own_file(architecture, layer, images, tmp_path):
     arguments = {"width": 0.25, "classes": 7}
     network = build_network(architecture, **arguments).train()
