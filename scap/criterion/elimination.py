@@ -73,7 +73,9 @@ class _State:
             cost = (gram.real / self.diagonal.real).sum((0, 2, 3))
         else:
             cost = torch.linalg.solve(self.diagonal, gram).diagonal(dim1=2, dim2=3).real.sum((0, 2))
-        return torch.zeros(channels, dtype=torch.float64).index_add(0, torch.tensor(self.channels, dtype=torch.long), cost.cpu())
+        return torch.zeros(channels, dtype=torch.float64).index_add(
+            0, torch.tensor(self.channels, dtype=torch.long), cost.cpu()
+        )
 
     def remove(self, channel: int) -> None:
         """W ← W − W_q P_qq⁻¹ P_q·, P ← P − P_·q P_qq⁻¹ P_q·."""

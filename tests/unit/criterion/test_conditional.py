@@ -282,7 +282,7 @@ def test_several_consumers_add_up():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     for form in ("channelwise", "spectral"):
         scores = conditional_scores(network, data, ["first", "other"], form=form)
-        assert all(0 <= values.min() and values.max() <= 1 for values in scores.values())
+        assert all(values.min() >= 0 and values.max() <= 1 for values in scores.values())
         assert scores["first"].max() < 1  # the other producer's channels stay
 
 
