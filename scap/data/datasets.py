@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from scap.checks import check_number
 from scap.data.sources import check_raw_files, missing_files, raw_files
 from scap.data.torchvision_cure import import_torchvision
-from scap.errors import ScapError
+from scap.errors import DamagedFile, ScapError
+from scap.reading import open_tensors
 
 DIGITS_TEST_IMAGES = 360
 SPLIT_SEED = 0  # of the test images of digits and of the holdout, which must not change with a run's seed
@@ -123,20 +123,36 @@ def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), std.float()
 
 
+def _open_images(path: Path) -> tuple[Images, Images]:
+    """The training and the test images of a file, copied into memory; DamagedFile where they are none."""
+    with open_tensors(path, digest=True) as file:
+        parts = [
+            Images(
+                file.take(f"{part}_images", (part, "channels", "height", "width"), ("U8",)).clone(),
+                file.take(f"{part}_labels", (part,), ("I64",)).clone(),
+            )
+            for part in ("train", "test")
+        ]
+    classes = int(parts[0].labels.max()) + 1
+    for part in parts:
+        if part.labels.min() < 0 or part.labels.max() >= classes:
+            raise DamagedFile(path, f"has labels outside of 0..{classes - 1}, the classes of the training images")
+    return parts[0], parts[1]
+
+
 def load_dataset(path: Path, holdout: int, train_images: int | None = None) -> Dataset:
     """Data set from the file `path` that read_source's tensors were saved to.
 
     A fixed permutation splits `holdout` images off the training set; `train_images` limits what is left.
     Raises ScapError for a missing or damaged file and for a holdout that leaves nothing to train on.
     """
-    try:
-        tensors = load_file(path)
-        images, labels = tensors["train_images"], tensors["train_labels"]
-        test = Images(tensors["test_images"], tensors["test_labels"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ScapError(f"{path}: not a readable data set ({error}); make the file again") from error
+    train, test = _open_images(path)
+    images, labels = train.images, train.labels
+    check_number(holdout, "holdout", whole=True)
     if not 0 <= holdout < len(labels):
         raise ScapError(f"holdout: {holdout} of {len(labels)} training images; leave some to train on")
+    if train_images is not None:
+        check_number(train_images, "train_images", whole=True)
     if train_images is not None and train_images < 1:
         raise ScapError(f"train_images: {train_images}; give at least 1, or leave it out to use all")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))

@@ -5,7 +5,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from torch.nn import functional
 from scap.data.datasets import Dataset, Images, normalise
 from scap.errors import ScapError
 from scap.models.layers import initialise_convolutions
-from scap.training.augmentation import augmented_batches
+from scap.models.memory import memory_format
+from scap.training.augmentation import augmented_batches, check_sizes
+from scap.training.optimiser import make_optimisers, set_learning_rate
 from scap.training.progress import History, fingerprint, load_progress, save_progress
 from scap.training.settings import TrainingSettings, learning_rate_at
 
@@ -52,9 +54,10 @@ def evaluate(
         return math.nan
     was_training = network.training
     network.to(device).eval()
+    order = memory_format(network, device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
-        inputs = normalise(batch, mean, std, device).contiguous(memory_format=torch.channels_last)
+        inputs = normalise(batch, mean, std, device).contiguous(memory_format=order)
         correct += (network(inputs).argmax(1) == labels.to(device)).sum()
     network.train(was_training)
     return 100 * int(correct) / len(images)
@@ -97,51 +100,66 @@ class _Run:
     network: nn.Module
     average: nn.Module | None
     teacher: nn.Module | None
-    optimiser: torch.optim.SGD
+    optimisers: list[torch.optim.Optimizer]
     settings: TrainingSettings
+    seed: int
     autocast: bool
+    order: torch.memory_format
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name; aliases, not copies."""
         tensors = self.network.state_dict(prefix="network.")
         if self.average is not None:
             tensors |= self.average.state_dict(prefix="average.")
+        states = {parameter: state for optimiser in self.optimisers for parameter, state in optimiser.state.items()}
         for name, parameter in self.network.named_parameters():
-            tensors[f"momentum.{name}"] = self.optimiser.state[parameter]["momentum_buffer"]
+            tensors[f"momentum.{name}"] = states[parameter]["momentum_buffer"]
         return tensors
 
 
-def _place(network: nn.Module, device: Device, memory_format: torch.memory_format) -> nn.Module:
-    return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+def _place(network: nn.Module, device: Device, order: torch.memory_format) -> nn.Module:
+    return network.to(device=device, memory_format=order)  # type: ignore[call-overload]
 
 
-def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, device: Device) -> _Run:
+def _order(networks: Iterable[nn.Module], device: Device) -> torch.memory_format:
+    """One order in memory that suits all `networks`, as they see the same images."""
+    return memory_format(nn.ModuleList(networks), device)
+
+
+def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, seed: int, device: Device) -> _Run:
     if settings.distillation and teacher is None:
         raise ScapError(f"distillation: {settings.distillation} needs a teacher; without one set it to 0")
-    _place(network, device, torch.channels_last)
-    if settings.distillation and teacher is not None:
-        teacher = _place(copy.deepcopy(teacher), device, torch.channels_last).eval()
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
-    )
-    for parameter in network.parameters():  # as the first step would make them, so that state() is complete
-        optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    teacher = copy.deepcopy(teacher) if settings.distillation else None
+    order = _order(filter(None, (network, teacher)), device)
+    _place(network, device, order)
+    if teacher is not None:
+        _place(teacher, device, order).eval()
+    optimisers = make_optimisers(network, settings)
     average = copy.deepcopy(network).requires_grad_(False) if settings.ema else None
-    teacher = teacher if settings.distillation else None
-    return _Run(network, average, teacher, optimiser, settings, _autocasts(settings, device))
+    return _Run(network, average, teacher, optimisers, settings, seed, _autocasts(settings, device), order)
 
 
-def _identity(run: _Run, dataset: Dataset, seed: int, device: Device, version: str) -> str:
+@torch.no_grad()
+def _check_small_images(network: nn.Module, images: Tensor, settings: TrainingSettings, device: Device) -> None:
+    """Raise ScapError for a size in `small_images` that `network` cannot take; the network stays as it is."""
+    probe = copy.deepcopy(network).eval() if settings.small_images else network
+    for side in sorted(set(settings.small_images)):
+        try:
+            probe(torch.zeros(1, images.shape[1], side, side, device=device))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ScapError(
+                f"small_images: the network takes no images of {side} pixels ({reason}); give larger ones"
+            ) from error
+
+
+def _identity(run: _Run, dataset: Dataset, device: Device, version: str) -> str:
     """Fingerprint of all that determines the result, the code included as far as `version` tells it."""
     tensors = run.state() | {"images": dataset.train.images, "labels": dataset.train.labels}
     tensors |= {"mean": dataset.mean, "std": dataset.std}
     if run.teacher is not None:
         tensors |= run.teacher.state_dict(prefix="teacher.")
-    facts = [asdict(run.settings), run.autocast, seed, torch.device(device).type, torch.__version__, version]
+    facts = [asdict(run.settings), run.autocast, run.seed, torch.device(device).type, torch.__version__, version]
     return fingerprint(facts, tensors)
 
 
@@ -160,21 +178,19 @@ def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int)
     settings, network, device = run.settings, run.network.train(), data.images.device
     steps = max(1, len(data) // settings.batch_size)
     loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    batches = augmented_batches(
-        data, mean, std, settings.batch_size, flip=settings.flip, crop=settings.crop, cutout=settings.cutout
-    )
+    batches = augmented_batches(data, mean, std, settings, seed=run.seed, epoch=epoch, memory_format=run.order)
     for step, (inputs, labels) in enumerate(batches, epoch * steps):
         rate = learning_rate_at(settings, (step + 0.5) / (settings.epochs * steps))
-        for group in run.optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rate(run.optimisers, rate)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.autocast):
             logits = network(inputs).float()
             with torch.no_grad():
                 teacher_logits = run.teacher(inputs).float() if run.teacher is not None else None
         loss = training_loss(logits, labels, settings, teacher_logits)
-        run.optimiser.zero_grad()
+        network.zero_grad()
         loss.backward()
-        run.optimiser.step()
+        for optimiser in run.optimisers:
+            optimiser.step()
         if run.average is not None:  # a shorter memory at first, lest the starting weights linger
             _update_average(run.average, network, min(settings.ema, (1 + step) / (10 + step)))
         loss_sum += loss.detach() * len(labels)
@@ -211,12 +227,15 @@ def train(
     a holdout), seconds. The state is saved to the path `resume` after each epoch; a killed run of the same
     settings, seed, weights, images, device and `version` (such as a checksum of the code) continues from it to
     bit-equal weights; the caller deletes the file.
-    With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite.
+    With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite or a size in
+    `settings` does not fit the images or the network.
     """
-    run = _start(network, teacher, settings, device)
+    check_sizes(dataset.train.images, settings)
+    run = _start(network, teacher, settings, seed, device)
+    _check_small_images(network, dataset.train.images, settings, device)
     history: History = []
     if resume is not None:
-        identity = _identity(run, dataset, seed, device, version)
+        identity = _identity(run, dataset, device, version)
         history = load_progress(resume, run.state(), identity)
     data = Images(dataset.train.images.to(device), dataset.train.labels.to(device))
     kept = network if run.average is None else run.average

@@ -1,4 +1,4 @@
-"""Measure networks on the test images: top-1, MACs, parameters. The only step that uses the test images."""
+"""Measure networks: top-1 on held-out and test images, MACs, parameters. The only step that uses the test images."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,9 @@ def measure(models: dict[str, str], data: str, cfg: dict, output: str, device: s
     for name, path in models.items():
         network, metadata = load_network(path), read_metadata(path)
         counts = count_operations(network, torch.zeros(metadata["example_shape"]))
-        top1 = evaluate(network.to(device), dataset.test, dataset.mean, dataset.std, device)
-        metrics[name] = {"top1": top1, **counts}
+        images = {"top1": dataset.test, "holdout_top1": dataset.holdout}
+        top1 = {key: evaluate(network.to(device), part, dataset.mean, dataset.std, device) for key, part in images.items()}
+        metrics[name] = {key: value for key, value in top1.items() if value == value} | counts
         if not metadata["plan"]:  # unpruned: what builds it, so that the size of any plan can be counted without weights
             metrics["network"] = {key: metadata[key] for key in ("architecture", "arguments", "example_shape")}
         metrics |= metadata["extra"]  # device and PyTorch of the last training
@@ -29,5 +30,5 @@ def measure(models: dict[str, str], data: str, cfg: dict, output: str, device: s
 
 if __name__ == "__main__":
     with job(snakemake):
-        models = {name: path for name, path in snakemake.input.items() if name not in ("data", "library")}
+        models = {name: path for name, path in snakemake.input.items() if name != "data"}
         measure(models, snakemake.input.data, snakemake.params.cfg, snakemake.output[0], pick_device(snakemake))

@@ -6,9 +6,8 @@ from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
 from table import write_table
-from version import code_version
 
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.files import load_network, load_unpruned, read_metadata, save_network
 from scap.training.loop import reset_network, train
 from scap.training.settings import TrainingSettings
 
@@ -38,7 +37,7 @@ def finetune(
         device=device,
         resume=resume,
         version=version,
-        teacher=load_network(teacher[0]) if teacher else None,
+        teacher=load_unpruned(teacher[0]) if teacher else None,
         report=report,
     )
     write_table(history, rows)
@@ -53,7 +52,7 @@ if __name__ == "__main__":
             list(snakemake.input.teacher),
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
-            code_version(snakemake.input.library),
+            snakemake.params.code,
             *snakemake.output,
             pick_device(snakemake),
             report,
