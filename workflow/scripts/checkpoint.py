@@ -2,7 +2,7 @@
 
 from dataset import open_dataset
 from job import job
-from networks import build
+from building import build
 
 from scap.models.build import check_logits
 from scap.models.checkpoints import load_checkpoint
