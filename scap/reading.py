@@ -97,7 +97,7 @@ def _reason(error: BaseException) -> str:
 
 
 def read_history(path: Path | str, *numbers: str) -> pd.DataFrame:
-    """The history of a training: epochs 1, 2, … once each, `loss`, `train_top1`, `holdout_top1` (or NaN) and further `numbers`."""
+    """The history of a training: epochs 1, 2, … once each; `loss`, `train_top1`, `holdout_top1` (or NaN), more `numbers`."""
     limits = {"train_top1": PERCENT, "holdout_top1": PERCENT, "seconds": AMOUNT, "epoch": COUNT}
     columns = ["epoch", "loss", "train_top1", *numbers]
     table = read_table(path, numbers=columns, optional=["holdout_top1"], limits=limits, whole=["epoch"])
@@ -192,11 +192,12 @@ class StoredTensors:
         stored = self.file.get_slice(name)
         sizes, dtype = stored.get_shape(), stored.get_dtype()
         wanted = [size if isinstance(size, int) else self.sizes.get(size, size) for size in shape]
-        if len(sizes) != len(wanted) or any(n < 1 or (isinstance(w, int) and n != w) for n, w in zip(sizes, wanted)):
+        fits = len(sizes) == len(wanted) and 0 not in sizes
+        if not fits or any(isinstance(w, int) and n != w for n, w in zip(sizes, wanted, strict=True)):
             raise DamagedFile(self.path, f"{name!r} has shape {tuple(sizes)}, not ({', '.join(map(str, wanted))})")
         if dtype not in dtypes:
             raise DamagedFile(self.path, f"{name!r} is of type {dtype}, not {' or '.join(dtypes)}")
-        self.sizes |= {letter: size for letter, size in zip(shape, sizes) if isinstance(letter, str)}
+        self.sizes |= {letter: size for letter, size in zip(shape, sizes, strict=True) if isinstance(letter, str)}
         values = self.file.get_tensor(name)
         if dtype in FLOATS and not _finite(values):
             raise DamagedFile(self.path, f"{name!r} holds NaN or infinity")
