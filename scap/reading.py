@@ -184,7 +184,7 @@ class StoredTensors:
     def take(self, name: str, shape: Sequence[int | str], dtypes: Sequence[str] = FLOATS) -> Any:
         """The tensor `name`, finite, of one of these dtypes ("F32", …) and of this shape.
 
-        A dimension given as a letter has any size above 0, the same wherever the letter stands in this file.
+        A dimension given as a letter has any size above 0, the same wherever the letter stands in this file; as "*", any.
         """
         if name not in self.names:
             found = ", ".join(self.names[:6]) + (", …" if len(self.names) > 6 else "")
@@ -198,6 +198,7 @@ class StoredTensors:
         if dtype not in dtypes:
             raise DamagedFile(self.path, f"{name!r} is of type {dtype}, not {' or '.join(dtypes)}")
         self.sizes |= {letter: size for letter, size in zip(shape, sizes, strict=True) if isinstance(letter, str)}
+        self.sizes.pop("*", None)
         values = self.file.get_tensor(name)
         if dtype in FLOATS and not _finite(values):
             raise DamagedFile(self.path, f"{name!r} holds NaN or infinity")

@@ -14,6 +14,7 @@ from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import CriterionSettings, Values, channel_scores, filter_norms, score_table
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.strengths import STRENGTHS, second_moments
+from scap.errors import ScapError
 from scap.models.layers import conv_layers
 from scap.pruning.surgery import prunable_layers
 
@@ -37,13 +38,15 @@ def score_network(
     `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
     paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.criterion.activations). The
     activations of all layers and the spectra of one at a time go through a temporary folder, in `dtype`. Raises ScapError
-    for a layer that does not exist or cannot be recorded.
+    for images that are no finite floats, for a layer that does not exist or cannot be recorded, and for weights,
+    magnitudes or fidelities that are not finite.
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
+    check_images(images)
     names = list(layers) if layers is not None else prunable_layers(network, images[:1])
     check_layers(network, names)
     convolutions = conv_layers(network)
-    magnitudes = {layer: filter_norms(convolutions[layer].weight.detach().cpu().numpy()) for layer in names}
+    magnitudes = {layer: filter_norms(convolutions[layer].weight.detach().cpu().double().numpy()) for layer in names}
     faithful: dict[str, Values] = {}
     if criterion.method == "scap":
         with tempfile.TemporaryDirectory(prefix="scap-") as folder:
@@ -54,6 +57,16 @@ def score_network(
                 if measure := STRENGTHS.get(criterion.magnitude_of):
                     magnitudes[layer] = measure(second_moments(open_activations(activations, layer)[1])).numpy()
     return score_table({layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], criterion) for layer in names})
+
+
+def check_images(images: Tensor) -> None:
+    """ScapError where `images` are not finite floats (N, channels, H, W)."""
+    if not isinstance(images, Tensor):
+        raise ScapError(f"images is a {type(images).__name__}; give a tensor (N, channels, H, W), as torch.as_tensor makes it")
+    if images.ndim != 4 or not images.numel() or not images.is_floating_point():
+        raise ScapError(f"images: {tuple(images.shape)} of {images.dtype}; give normalised floats (N, channels, H, W)")
+    if not images.isfinite().all():
+        raise ScapError("images: they hold NaN or infinity; normalise them as in training")
 
 
 def _fidelity(

@@ -47,16 +47,24 @@ def evaluate(
     device: Device = "cpu",
     batch_size: int = 500,
 ) -> float:
-    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none."""
+    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none.
+
+    Raises ScapError where an output is NaN or infinite: the largest of them would be a class.
+    """
     if not len(images):
         return math.nan
     was_training = network.training
     network.to(device).eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    correct, wrong = torch.zeros(2, dtype=torch.int64, device=device)
     for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
         inputs = normalise(batch, mean, std, device).contiguous(memory_format=torch.channels_last)
-        correct += (network(inputs).argmax(1) == labels.to(device)).sum()
+        logits = network(inputs)
+        correct += (logits.argmax(1) == labels.to(device)).sum()
+        wrong += (~logits.isfinite()).any(1).sum()
     network.train(was_training)
+    if wrong:
+        problem = f"the network's outputs for {int(wrong)} of {len(images)} images are NaN or infinite"
+        raise ScapError(f"{problem}: it has diverged, or its file is damaged; train it again, at a smaller learning_rate")
     return 100 * int(correct) / len(images)
 
 

@@ -157,8 +157,9 @@ def study_settings(wildcards):
             entry |= {f"autoencoder.{key}": value for key, value in autoencoder.items()}
             entry |= {f"calibration.{key}": value for key, value in config["calibrations"][autoencoder["calibration"]].items()}
         criteria[name] = entry
-    multiple = config["networks"][study["network"]]["multiple"]
-    return study | {"criteria": criteria, "multiple": multiple, "scored": study_scores(wildcards.study)}
+    network = study["network"]
+    shared = {"layers": layers(network), "multiple": config["networks"][network]["multiple"]}
+    return study | shared | {"criteria": criteria, "scored": study_scores(wildcards.study)}
 
 
 def of_runs(pattern):

@@ -18,6 +18,7 @@ rule prune:
         mem_mb=more(3000),
     params:
         cfg=lambda wildcards: {
+            "layers": layers(wildcards.network),
             "threshold": float(wildcards.threshold),
             "multiple": config["networks"][wildcards.network]["multiple"],
             "uniform": config["criteria"][wildcards.criterion]["uniform"],

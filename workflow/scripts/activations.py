@@ -7,14 +7,14 @@ import torch
 from dataset import open_dataset
 from device import pick_device
 from job import Report, job
-from safetensors import safe_open
+from networks import open_network
 from table import write_table
 
 from scap.criterion.activations import record_activations
+from scap.criterion.spectra import open_activations
 from scap.criterion.strengths import STRENGTHS, second_moments
 from scap.data.datasets import normalise
 from scap.errors import ScapError
-from scap.pruning.files import load_network
 
 
 def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strengths: str, device: str, report: Report) -> None:
@@ -24,8 +24,9 @@ def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strength
         raise ScapError(f"calibrations: {wanted} images are wanted, but there are {available} training images; lower `images`")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:wanted]
     images = normalise(dataset.train.images[chosen], dataset.mean, dataset.std, device)
+    network, _ = open_network(baseline, pruned=False, architecture=cfg["architecture"])
     record_activations(
-        load_network(baseline).to(device),
+        network.to(device),
         images,
         cfg["layers"],
         Path(output),
@@ -37,12 +38,11 @@ def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strength
 
 
 def rows(path: str, layers: list[str]) -> Iterator[dict]:
-    with safe_open(path, framework="pt") as file:
-        for layer in layers:
-            moments = second_moments(file.get_tensor(f"{layer}.outputs"))
-            measured = {name: measure(moments).tolist() for name, measure in STRENGTHS.items()}
-            for channel in range(len(moments)):
-                yield {"layer": layer, "channel": channel, **{name: values[channel] for name, values in measured.items()}}
+    for layer in layers:
+        moments = second_moments(open_activations(path, layer)[1])
+        measured = {name: measure(moments).tolist() for name, measure in STRENGTHS.items()}
+        for channel in range(len(moments)):
+            yield {"layer": layer, "channel": channel, **{name: values[channel] for name, values in measured.items()}}
 
 
 if __name__ == "__main__":

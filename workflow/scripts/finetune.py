@@ -5,10 +5,11 @@ from pathlib import Path
 from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
+from networks import open_network
 from table import write_table
 from version import code_version
 
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.files import save_network
 from scap.training.loop import reset_network, train
 from scap.training.settings import TrainingSettings
 
@@ -26,7 +27,7 @@ def finetune(
     report: Report,
 ) -> None:
     dataset, settings = open_dataset(data, cfg["architecture"]), dict(cfg["training"])
-    network, metadata = load_network(pruned), read_metadata(pruned)
+    network, metadata = open_network(pruned, pruned=True, architecture=cfg["architecture"])
     if settings.pop("start") == "scratch":
         reset_network(network, seed)
     resume = Path(f"{model}.resume")  # removed when the whole run has ended well
@@ -38,7 +39,7 @@ def finetune(
         device=device,
         resume=resume,
         version=version,
-        teacher=load_network(teacher[0]) if teacher else None,
+        teacher=open_network(teacher[0], pruned=False)[0] if teacher else None,
         report=report,
     )
     write_table(history, rows)

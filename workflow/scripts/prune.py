@@ -1,20 +1,21 @@
 """Choose the channels to keep and make the smaller network."""
 
-import pandas as pd
 import torch
+from channels import read_scores
 from job import job
+from networks import open_network
 from plans import make_plan
 from table import write_table
 
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.files import save_network
 from scap.pruning.surgery import prune_network
 
 
 def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model: str, channels: str) -> None:
-    network, metadata = load_network(baseline), read_metadata(baseline)
+    network, metadata = open_network(baseline, pruned=False)
     example = torch.zeros(metadata["example_shape"])
-    own = pd.read_csv(scores)
-    widths_of = pd.read_csv(width_scores[0]) if width_scores else None
+    own = read_scores(scores)
+    widths_of = read_scores(width_scores[0]) if width_scores else None
     plan = make_plan(network, example, own, widths_of, cfg["uniform"], cfg)
     pruned = prune_network(network, plan, example)
     save_network(

@@ -1,17 +1,22 @@
 """Gather the metrics of a comparison's runs into one table. Imports no torch."""
 
-import json
-from pathlib import Path
-
-import pandas as pd
 from job import job
+from metrics import read_metrics
 from table import write_table
+
+from scap.errors import DamagedFile
+from scap.reading import read_history
 
 
 def row(run: dict, metrics_path: str, baseline_path: str, history_path: str) -> dict:
-    metrics, baseline = (json.loads(Path(path).read_text()) for path in (metrics_path, baseline_path))
-    before, pruned, tuned = baseline["baseline"], metrics["pruned"], metrics["finetuned"]
-    history = pd.read_csv(history_path)
+    before = read_metrics(baseline_path, {key: run[key] for key in ("network", "seed")}, ("baseline",))["baseline"]
+    metrics = read_metrics(metrics_path, run, ("pruned", "finetuned"))
+    pruned, tuned = metrics["pruned"], metrics["finetuned"]
+    for key in ("macs", "params"):
+        if not 0 < tuned[key] == pruned[key] <= before[key]:
+            problem = f"{key} are {pruned[key]} when pruned, {tuned[key]} when fine-tuned, but {before[key]} of the baseline"
+            raise DamagedFile(metrics_path, problem)
+    history = read_history(history_path, "seconds")
     return {
         **run,
         "top1_baseline": before["top1"],

@@ -2,24 +2,27 @@
 
 from dataclasses import replace
 
-import pandas as pd
+from channels import read_fidelity
 from job import job
-from safetensors import safe_open
+from table import write_table
 
 from scap.criterion.fusion import CriterionSettings, channel_scores, filter_norms, score_table
+from scap.reading import AMOUNT, PRECISE, channel_values, open_tensors, read_table
 
 
 def make_scores(baseline: str, fidelities: list[str], activations: list[str], cfg: dict, seed: int, output: str) -> None:
     settings = CriterionSettings(**cfg["criterion"])
     settings = replace(settings, seed=settings.seed + seed)
-    with safe_open(baseline, framework="numpy") as file:
-        magnitudes = {layer: filter_norms(file.get_tensor(f"{layer}.weight")) for layer in cfg["layers"]}
+    with open_tensors(baseline, "numpy") as file:
+        weights = {layer: file.take(f"{layer}.weight", "****", PRECISE) for layer in cfg["layers"]}
+    magnitudes = {layer: filter_norms(weight) for layer, weight in weights.items()}
     for path in activations:
-        magnitudes |= {layer: rows[settings.magnitude_of].to_numpy() for layer, rows in pd.read_csv(path).groupby("layer")}
+        table = read_table(path, ["layer"], ["channel", settings.magnitude_of])
+        magnitudes |= channel_values(table, settings.magnitude_of, AMOUNT, source=path)
     pairs = zip(cfg["layers"], fidelities, strict=bool(fidelities))
-    faithful = {layer: pd.read_csv(path)["fidelity"].to_numpy() for layer, path in pairs}
-    columns = {layer: channel_scores(layer, faithful.get(layer), values, settings) for layer, values in magnitudes.items()}
-    score_table(columns).to_csv(output, index=False)
+    faithful = {layer: read_fidelity(path, layer) for layer, path in pairs}
+    columns = {layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], settings) for layer in cfg["layers"]}
+    write_table(output, score_table(columns))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Compare readings of the criterion on the same baselines: sizes at the threshold, agreement of the rankings."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 import torch
+from channels import read_scores
 from job import job
+from metrics import read_metrics
 from plans import make_plan
 from table import write_table
 
@@ -17,7 +16,7 @@ from scap.pruning.surgery import prune_network
 
 def rows(baseline: str, tables: dict[str, pd.DataFrame], cfg: dict, seed: int) -> list[dict]:
     """One row a criterion; `tables` by name. Only sizes are counted, so the weights do not matter."""
-    built = json.loads(Path(baseline).read_text())["network"]
+    built = read_metrics(baseline, {"network": cfg["network"], "seed": seed}, ("baseline",))["network"]
     network, example = build_network(built["architecture"], **built["arguments"]), torch.zeros(built["example_shape"])
     before = count_operations(network, example)
     found = []
@@ -49,6 +48,6 @@ if __name__ == "__main__":
         scores = iter(inputs.scores)
         table = []
         for seed, baseline in zip(cfg["seeds"], inputs.baselines, strict=True):
-            tables = {name: pd.read_csv(next(scores)) for name in cfg["scored"]}
+            tables = {name: read_scores(next(scores)) for name in cfg["scored"]}
             table += rows(baseline, tables, cfg, seed)
         write_table(snakemake.output[0], table)
