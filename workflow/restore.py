@@ -139,15 +139,14 @@ def check_remote(pointer: Path) -> None:
         names[name] = path
         if name.endswith(".dir") and (listing := fetch_object(name)):
             names |= {wanted: file for file, wanted in listed_files(pointer, path, listing.read_bytes())}
-    problems = []
-    for name, path in names.items():
-        if (found := _in_remote(name)) != name.removesuffix(".dir"):
-            problems.append(f"{path} is {'missing' if found is None else 'damaged'} ({remote_path(name)})")
-    if problems:
-        lists = [remote_path(name) for name in names if name.endswith(".dir")]
-        also = f", delete {' '.join(lists)} there too" if lists else ""
-        way_out = f"delete the damaged ones there{also}, then dvc push {pointer} from a clone that has the files"
-        raise RestoreError(f"{pointer}: in the remote, {'; '.join(problems)}. To mend it: {way_out}")
+    found = {name: _in_remote(name) for name in names}
+    wrong = [name for name in names if found[name] != name.removesuffix(".dir")]
+    if wrong:
+        what = "; ".join(f"{names[name]} is {'damaged' if found[name] else 'missing'} ({remote_path(name)})" for name in wrong)
+        deleted = [remote_path(name) for name in names if found[name] and (name in wrong or name.endswith(".dir"))]
+        first = f"delete {' '.join(deleted)} there, then " if deleted else ""  # while the list is there, DVC takes all for pushed
+        way_out = f"To mend it: {first}dvc push {pointer} from a clone that has the files"
+        raise RestoreError(f"{pointer}: in the remote, {what}. {way_out}")
     print(f"{pointer}: {len(names)} objects in the remote, all sound")
 
 
