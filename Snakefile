@@ -19,7 +19,7 @@ include: "workflow/rules/report.smk"  # tables, studies, figures
 
 rule all:
     input:
-        target("all"),
+        lineage.target("all"),
 
 
 for name in set(config["targets"]) - {"all"}:
@@ -28,7 +28,7 @@ for name in set(config["targets"]) - {"all"}:
         name:
             name
         input:
-            target(name),
+            lineage.target(name),
 
 
 onstart:

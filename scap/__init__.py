@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "AutoencoderSettings": "criterion.autoencoder",
-    "CriterionSettings": "criterion.fusion",
+    "AutoencoderSettings": "criterion.settings",
+    "CriterionSettings": "criterion.settings",
     "ScapError": "errors",
     "count_operations": "pruning.counting",
     "layer_macs": "pruning.counting",

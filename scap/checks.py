@@ -1,7 +1,6 @@
 """Checks of what users pass to the library: one ScapError line instead of an error deep inside. Imports no torch."""
 
 import math
-from dataclasses import fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,6 @@ def check_number(value: Any, name: str, low: float = -math.inf, high: float = ma
     if not low <= value <= high or value in (math.inf, -math.inf):
         lies = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be {low:g} or more" if low > -math.inf else "be finite"
         raise ScapError(f"{name} is {value}; it must {lies}")
-
-
-def check_fields(settings: Any, name: str) -> None:
-    """ScapError where a field of a dataclass of settings is not of its type: bool, int, finite float or str."""
-    for field in fields(settings):
-        value, key = getattr(settings, field.name), f"{name}: {field.name}"
-        if field.type in (int, float):
-            check_number(value, key, whole=field.type is int)
-        elif isinstance(field.type, type) and not isinstance(value, field.type):
-            raise ScapError(f"{key} is {value!r} ({type(value).__name__}); give {field.type.__name__}")
 
 
 def check_finite(values: "NDArray[np.floating]", what: str) -> None:

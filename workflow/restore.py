@@ -143,8 +143,9 @@ def check_remote(pointer: Path) -> None:
     wrong = [name for name in names if found[name] != name.removesuffix(".dir")]
     if wrong:
         what = "; ".join(f"{names[name]} is {'damaged' if found[name] else 'missing'} ({remote_path(name)})" for name in wrong)
+        # While the list of a folder is there, DVC takes all of it for pushed.
         deleted = [remote_path(name) for name in names if found[name] and (name in wrong or name.endswith(".dir"))]
-        first = f"delete {' '.join(deleted)} there, then " if deleted else ""  # while the list is there, DVC takes all for pushed
+        first = f"delete {' '.join(deleted)} there, then " if deleted else ""
         way_out = f"To mend it: {first}dvc push {pointer} from a clone that has the files"
         raise RestoreError(f"{pointer}: in the remote, {what}. {way_out}")
     print(f"{pointer}: {len(names)} objects in the remote, all sound")

@@ -1,67 +1,21 @@
 """One low-capacity autoencoder per layer, shared by all its channels (docs/method.md, equations 6 and 9)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from scap.checks import check_fields, check_number
 from scap.criterion.projections import ComplexBlock, PowerBlock, balance_parts
+from scap.criterion.settings import AutoencoderSettings
 from scap.criterion.spectra import Layout, Spectra
 from scap.criterion.spectral_magnitudes import magnitude_blocks
-from scap.errors import DamagedFile, ScapError
+from scap.errors import DamagedFile
 from scap.reading import PRECISE, open_tensors
 from scap.tensors import save_tensors
 
-REPRESENTATIONS = ("complex", "power", "magnitude", "log-magnitude")
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda h: h}
-LOSSES = ("squared", "cosine")
-
-
-@dataclass(frozen=True)
-class AutoencoderSettings:
-    """What method.md leaves open about the autoencoder; the configuration's `autoencoders` have the same keys."""
-
-    representation: str = "complex"
-    domain: str = "frequency"
-    balance: str = "none"
-    kind: str = "nonlinear"
-    activation: str = "tanh"
-    bottleneck: int = 8
-    explained: float = 0.0  # adaptive: the smallest bottleneck up to `bottleneck` that explains this share of the energy
-    start: str = "principal"
-    loss: str = "squared"
-    epochs: int = 200
-    tolerance: float = 0.003
-    learning_rate: float = 0.1
-    batch_size: int = 16
-    seed: int = 0
-    workspace_mb: int = 256
-
-    def __post_init__(self) -> None:
-        check_fields(self, "autoencoder")
-        check_number(self.seed, "autoencoder: seed", 0, whole=True)
-        choices = {
-            "representation": REPRESENTATIONS,
-            "domain": ("frequency", "space"),
-            "balance": ("none", "unit-rms"),
-            "kind": ("nonlinear", "linear"),
-            "activation": ("tanh", "relu"),
-            "start": ("principal", "random"),
-            "loss": LOSSES,
-        }
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise ScapError(f"autoencoder: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
-        for key in ("bottleneck", "epochs", "learning_rate", "batch_size", "workspace_mb"):
-            if not getattr(self, key) > 0:
-                raise ScapError(f"autoencoder: {key} {getattr(self, key)} is not above 0")
-        for key in ("explained", "tolerance"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ScapError(f"autoencoder: {key} {getattr(self, key)} is not in [0, 1)")
 
 
 class Block(Protocol):

@@ -1,25 +1,28 @@
-"""The whole criterion in one call, for networks outside the workflow."""
+"""The whole criterion in one call."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from scap.criterion.activations import check_layers, record_activations
-from scap.criterion.autoencoder import AutoencoderSettings, fidelities
+from scap.criterion.autoencoder import fidelities
 from scap.criterion.fitting import fit_autoencoder
-from scap.criterion.fusion import CriterionSettings, Values, channel_scores, filter_norms, score_table
+from scap.criterion.fusion import evaluate_term, fuse
+from scap.criterion.settings import AutoencoderSettings, CriterionSettings
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
-from scap.criterion.strengths import STRENGTHS, second_moments
+from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.layers import conv_layers
 from scap.pruning.surgery import prunable_layers
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Report = Callable[[Mapping[str, float]], None]
 
 
 def score_network(
@@ -31,32 +34,38 @@ def score_network(
     autoencoder: AutoencoderSettings | None = None,
     outputs: str = "activated",
     dtype: torch.dtype = torch.float16,
-    report: Callable[[Mapping[str, float]], None] | None = None,
+    report: Report | None = None,
 ) -> "pd.DataFrame":
-    """The score table of a network: one row a channel, `layer`, `channel`, `fidelity`, `magnitude`, `score`.
+    """The score table of a network: one row a channel, `layer`, `channel`, a column for each term, `score`.
 
     `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
-    paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.criterion.activations). The
-    activations of all layers and the spectra of one at a time go through a temporary folder, in `dtype`. Raises ScapError
-    for images that are no finite floats, for a layer that does not exist or cannot be recorded, and for weights,
-    magnitudes or fidelities that are not finite.
+    paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.criterion.activations). Only
+    what the criterion's terms need is computed; the activations of all layers and the spectra of one at a time go through a
+    temporary folder, in `dtype`. Raises ScapError for images that are no finite floats, for a layer that does not exist or
+    cannot be recorded, and for values that are not finite.
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
     check_images(images)
     names = list(layers) if layers is not None else prunable_layers(network, images[:1])
     check_layers(network, names)
     convolutions = conv_layers(network)
-    magnitudes = {layer: filter_norms(convolutions[layer].weight.detach().cpu().double().numpy()) for layer in names}
-    faithful: dict[str, Values] = {}
-    if criterion.method == "scap":
-        with tempfile.TemporaryDirectory(prefix="scap-") as folder:
-            activations = Path(folder) / "activations.safetensors"
+    needed = frozenset().union(*(needs(term) for term in criterion.terms))
+    with tempfile.TemporaryDirectory(prefix="scap-") as folder:
+        activations = Path(folder) / "activations.safetensors"
+        if needed & {"outputs", "autoencoder"}:
             record_activations(network, images, names, activations, outputs=outputs, dtype=dtype, report=report)
-            for layer in names:
-                faithful[layer] = _fidelity(activations, layer, autoencoder, dtype, str(images.device), report)
-                if measure := STRENGTHS.get(criterion.magnitude_of):
-                    magnitudes[layer] = measure(second_moments(open_activations(activations, layer)[1])).numpy()
-    return score_table({layer: channel_scores(layer, faithful.get(layer), magnitudes[layer], criterion) for layer in names})
+        gatherers: dict[str, Callable[[str], Any]] = {
+            "weight": lambda layer: convolutions[layer].weight.detach().cpu().double().numpy(),
+            "outputs": lambda layer: open_activations(activations, layer)[1],
+            "autoencoder": lambda layer: _fidelity(activations, layer, autoencoder, dtype, str(images.device), report),
+            "layer": lambda layer: layer,
+            "seed": lambda layer: criterion.seed,
+            "network": lambda layer: network,
+            "images": lambda layer: images,
+            "layers": lambda layer: names,
+        }
+        terms = {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
+    return fuse(terms, names, criterion)
 
 
 def check_images(images: Tensor) -> None:
@@ -70,12 +79,7 @@ def check_images(images: Tensor) -> None:
 
 
 def _fidelity(
-    activations: Path,
-    layer: str,
-    settings: AutoencoderSettings,
-    dtype: torch.dtype,
-    device: str,
-    report: Callable[[Mapping[str, float]], None] | None,
+    activations: Path, layer: str, settings: AutoencoderSettings, dtype: torch.dtype, device: str, report: Report | None
 ) -> Values:
     path = activations
     if settings.domain == "frequency":

@@ -30,6 +30,10 @@ RAW_FILES: dict[str, dict[str, str]] = {
 }
 
 
+# Training images, and the side of an image in pixels, of each source.
+SIZES = {"digits": (1437, 32), "cifar10": (50000, 32), "cifar100": (50000, 32), "fashion-mnist": (60000, 32)}
+
+
 def raw_files(source: str) -> dict[str, str]:
     """Path below the root -> MD5 of the files of a source; none for digits, which scikit-learn brings."""
     if source not in RAW_FILES:

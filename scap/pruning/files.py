@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scap.errors import ScapError
 from scap.models.layers import conv_layers
+from scap.models.names import own_function
 from scap.pruning.plans import Plan
 from scap.pruning.surgery import prune_network
 from scap.tensors import save_tensors
@@ -62,21 +63,42 @@ def _check_saved_plan(network: nn.Module, plan: Plan, example_shape: Sequence[in
             )
 
 
-def load_network(path: str | Path, build: Callable[[], nn.Module] | None = None, example: Tensor | None = None) -> nn.Module:
+def load_network(
+    path: str | Path,
+    build: Callable[[], nn.Module] | None = None,
+    example: Tensor | None = None,
+    *,
+    run_code: bool = False,
+) -> nn.Module:
     """The network of a file by save_network, in evaluation mode on the CPU, from that file alone.
 
     `build` makes the unpruned network where the file names no architecture; `example` replaces an input of
-    the saved shape. Raises ScapError for a missing or damaged file and where network and weights do not fit.
+    the saved shape. `run_code`: whether a Python file that it names as its architecture (FILE.py:FUNCTION) may be run;
+    say so of files you trust. Raises ScapError for a missing or damaged file and where network and weights do not fit.
     """
-    metadata, weights = read_metadata(path), _read_weights(path)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
-        network = build() if build is not None else _build_stored(path, metadata)
+    metadata = read_metadata(path)
+    network = _build(path, metadata, build, run_code)
     if metadata["plan"]:
         if example is None:
             example = torch.zeros(metadata["example_shape"]).to(next(network.parameters()))
         network = prune_network(network, metadata["plan"], example)
+    return _with_weights(path, network)
+
+
+def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None, *, run_code: bool = False) -> nn.Module:
+    """As load_network, for a file without a plan, such as a baseline's.
+
+    Steps that read baselines alone call this, for it knows nothing of surgery: a change there does not concern them.
+    """
+    metadata = read_metadata(path)
+    if metadata["plan"]:
+        raise ScapError(f"{path}: is a pruned network where an unpruned one is wanted; load it with load_network")
+    return _with_weights(path, _build(path, metadata, build, run_code))
+
+
+def _with_weights(path: str | Path, network: nn.Module) -> nn.Module:
     try:
-        network.load_state_dict(weights, strict=True, assign=True)  # assign: in the precision that was saved
+        network.load_state_dict(_read_weights(path), strict=True, assign=True)  # assign: in the precision that was saved
     except RuntimeError as error:
         raise ScapError(f"{path}: its weights do not fit the network built for it: {error}") from error
     return network.eval()
@@ -111,12 +133,20 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise ScapError(f"{path}: the file is damaged, or no safetensors ({error}); make it again") from error
 
 
-def _build_stored(path: str | Path, metadata: dict[str, Any]) -> nn.Module:
+def _build(path: str | Path, metadata: dict[str, Any], build: Callable[[], nn.Module] | None, run_code: bool) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
+        return build() if build is not None else _build_stored(path, metadata, run_code)
+
+
+def _build_stored(path: str | Path, metadata: dict[str, Any], run_code: bool) -> nn.Module:
     from scap.models.build import build_network
 
     way_out = "pass `build`, a function that makes the unpruned network"
     if metadata["architecture"] is None:
         raise ScapError(f"{path}: names no architecture; {way_out}")
+    if own_function(metadata["architecture"]) and not run_code:
+        asked = "which is not run unasked; give run_code=True where you trust the file"
+        raise ScapError(f"{path}: its network is made by {metadata['architecture']}, {asked}, or {way_out}")
     try:
         return build_network(metadata["architecture"], **metadata["arguments"])
     except (ScapError, TypeError) as error:

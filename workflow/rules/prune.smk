@@ -1,10 +1,10 @@
 rule prune:
-    """The smaller network: channels whose score is at least the threshold."""
+    """The smaller network: the channels that a plan keeps, and the next layers told what went."""
     input:
         baseline=f"{NETWORK}/baseline.safetensors",
         scores=f"{CRITERION}/scores.csv",
         width_scores=width_scores,
-        library=library("prune.py"),
+        data=compensation_data,
     output:
         model=f"{PRUNED}/pruned.safetensors",
         channels=f"{PRUNED}/channels.csv",
@@ -14,15 +14,11 @@ rule prune:
         benchmark_of(f"{PRUNED}/prune")
     threads: 1
     resources:
-        runtime=more(10),
-        mem_mb=more(3000),
+        runtime=more(30),
+        mem_mb=more(4000),
     params:
-        cfg=lambda wildcards: {
-            "layers": layers(wildcards.network),
-            "threshold": float(wildcards.threshold),
-            "multiple": config["networks"][wildcards.network]["multiple"],
-            "uniform": config["criteria"][wildcards.criterion]["uniform"],
-        },
+        cfg=pruning,
+        code=code("prune.py"),
     script:
         "../scripts/prune.py"
 
@@ -33,7 +29,6 @@ rule finetune:
         pruned=f"{PRUNED}/pruned.safetensors",
         data=dataset,
         teacher=teacher,
-        library=library("finetune.py"),
     output:
         model=f"{RUN}/finetuned.safetensors",
         history=f"{RUN}/history.csv",
@@ -48,6 +43,7 @@ rule finetune:
         gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network), "training": finetuning(wildcards)},
+        code=code("finetune.py"),
     script:
         "../scripts/finetune.py"
 
@@ -55,10 +51,8 @@ rule finetune:
 rule evaluate:
     """Test accuracy before and after fine-tuning, MACs and parameters."""
     input:
-        pruned=f"{PRUNED}/pruned.safetensors",
-        finetuned=f"{RUN}/finetuned.safetensors",
+        unpack(evaluated),
         data=dataset,
-        library=library("evaluate.py"),
     output:
         f"{RUN}/metrics.json",
     log:
@@ -72,5 +66,6 @@ rule evaluate:
         gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
+        code=code("evaluate.py"),
     script:
         "../scripts/evaluate.py"

@@ -17,8 +17,7 @@ for name, entry in config["datasets"].items():
                 runtime=more(60),
                 mem_mb=more(1000),
             params:
-                source=entry["source"],
-                root=lambda _, entry=entry: entry["root"],
+                cfg=lambda _, entry=entry: {"source": entry["source"], "root": entry["root"]},
             script:
                 "../scripts/download.py"
 
@@ -27,7 +26,6 @@ rule data:
     """One file per data set: uint8 images and labels, training and test."""
     input:
         sources=sources,
-        library=library("data.py"),
     output:
         "results/data/{dataset}.safetensors",
     log:
@@ -40,6 +38,7 @@ rule data:
         mem_mb=more(4000),
     params:
         cfg=lambda wildcards: section("datasets", wildcards.dataset, without=("download",)),
+        code=code("data.py"),
     script:
         "../scripts/data.py"
 
@@ -48,7 +47,6 @@ rule baseline:
     """The network to be pruned, trained from scratch; resumes from its last epoch."""
     input:
         data=dataset,
-        library=library("baseline.py"),
     output:
         model=f"{NETWORK}/baseline.safetensors",
         history=f"{NETWORK}/baseline.history.csv",
@@ -66,6 +64,7 @@ rule baseline:
             "architecture": architecture(wildcards.network),
             "training": config["networks"][wildcards.network]["baseline"],
         },
+        code=code("baseline.py"),
     script:
         "../scripts/baseline.py"
 
@@ -75,7 +74,6 @@ rule evaluate_baseline:
     input:
         baseline=f"{NETWORK}/baseline.safetensors",
         data=dataset,
-        library=library("evaluate.py"),
     output:
         f"{NETWORK}/baseline.json",
     log:
@@ -89,5 +87,6 @@ rule evaluate_baseline:
         gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
+        code=code("evaluate.py"),
     script:
         "../scripts/evaluate.py"

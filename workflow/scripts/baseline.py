@@ -6,7 +6,6 @@ from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
 from table import write_table
-from version import code_version
 
 from scap.models.build import build_network
 from scap.pruning.files import save_network
@@ -37,7 +36,7 @@ if __name__ == "__main__":
             snakemake.input.data,
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
-            code_version(snakemake.input.library),
+            snakemake.params.code,
             *snakemake.output,
             pick_device(snakemake),
             report,

@@ -16,7 +16,7 @@ def read_fidelity(path: str, layer: str) -> NDArray:
 
 
 def read_scores(path: str) -> pd.DataFrame:
-    """A score table: `layer`, `channel`, `magnitude`, `score`, and `fidelity` or NaN; layers in the order of the file."""
-    table = read_table(path, ["layer"], ["channel", "magnitude", "score"], ["fidelity"], whole=["channel"])
+    """A score table: `layer`, `channel`, a column a term, `score`; layers in the order of the file."""
+    table = read_table(path, ["layer"], ["channel", "score"], whole=["channel"])
     channel_values(table, "score", FRACTION, source=path)
     return table.astype({"channel": int})

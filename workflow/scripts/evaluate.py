@@ -1,4 +1,4 @@
-"""Measure networks on the test images: top-1, MACs, parameters. The only step that uses the test images."""
+"""Measure networks: top-1 on held-out and test images, MACs, parameters. The only step that uses the test images."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from dataset import open_dataset
 from device import pick_device
 from job import job
-from networks import open_network
+from networks import open_pruned, open_unpruned
 
 from scap.data.datasets import Dataset
 from scap.errors import DamagedFile
@@ -20,12 +20,13 @@ def measure(models: dict[str, str], data: str, cfg: dict, run: dict[str, str], o
     dataset, plans = open_dataset(data, cfg["architecture"]), []
     metrics: dict[str, object] = {"run": run}
     for name, path in models.items():
-        network, metadata = open_network(path, pruned=name != "baseline", architecture=cfg["architecture"])
+        network, metadata = (open_unpruned if name == "baseline" else open_pruned)(path, cfg["architecture"])
         check_fits(path, metadata, dataset)
         plans.append(metadata["plan"])
         counts = count_operations(network, torch.zeros(metadata["example_shape"]))
-        top1 = evaluate(network.to(device), dataset.test, dataset.mean, dataset.std, device)
-        metrics[name] = {"top1": top1, **counts}
+        images = {"top1": dataset.test, "holdout_top1": dataset.holdout}
+        top1 = {key: evaluate(network.to(device), part, dataset.mean, dataset.std, device) for key, part in images.items()}
+        metrics[name] = {key: value for key, value in top1.items() if value == value} | counts
         if not metadata["plan"]:  # unpruned: what builds it, so that the size of any plan can be counted without weights
             metrics["network"] = {key: metadata[key] for key in ("architecture", "arguments", "example_shape")}
         metrics |= metadata["extra"]  # device and PyTorch of the last training
@@ -35,15 +36,16 @@ def measure(models: dict[str, str], data: str, cfg: dict, run: dict[str, str], o
 
 
 def check_fits(path: str, metadata: dict[str, Any], dataset: Dataset) -> None:
-    """DamagedFile where the network is for images of another size or number of classes."""
-    shape, classes = list(dataset.test.images.shape[1:]), metadata["arguments"].get("classes")
-    if metadata["example_shape"][1:] != shape or classes != dataset.classes:
-        found = f"images {metadata['example_shape'][1:]} of {classes} classes"
-        raise DamagedFile(path, f"is for {found}, not for images {shape} of {dataset.classes} classes")
+    """DamagedFile where the network is for images of another shape or number of classes."""
+    shape, found = list(dataset.test.images.shape[1:]), metadata["example_shape"][1:]
+    classes = metadata["arguments"].get("classes", dataset.classes)
+    if (found, classes) != (shape, dataset.classes):
+        problem = f"is for images {found} of {classes} classes, not {shape} of {dataset.classes} classes"
+        raise DamagedFile(path, problem)
 
 
 if __name__ == "__main__":
     with job(snakemake):
-        models = {name: path for name, path in snakemake.input.items() if name not in ("data", "library")}
+        models = {name: path for name, path in snakemake.input.items() if name != "data"}
         run = dict(snakemake.wildcards.items())
         measure(models, snakemake.input.data, snakemake.params.cfg, run, snakemake.output[0], pick_device(snakemake))

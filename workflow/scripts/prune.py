@@ -1,23 +1,30 @@
-"""Choose the channels to keep and make the smaller network."""
+"""Choose the channels to keep, make the smaller network, and tell its next layers what went."""
 
 import torch
 from channels import read_scores
-from job import job
-from networks import open_network
+from dataset import calibration_images, open_dataset
+from job import Report, job
+from networks import open_unpruned
 from plans import make_plan
 from table import write_table
 
+from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.files import save_network
 from scap.pruning.surgery import prune_network
 
 
-def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model: str, channels: str) -> None:
-    network, metadata = open_network(baseline, pruned=False)
+def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, report: Report) -> None:
+    own = read_scores(inputs["scores"])
+    network, metadata = open_unpruned(inputs["baseline"], cfg["architecture"])
     example = torch.zeros(metadata["example_shape"])
-    own = read_scores(scores)
-    widths_of = read_scores(width_scores[0]) if width_scores else None
-    plan = make_plan(network, example, own, widths_of, cfg["uniform"], cfg)
-    pruned = prune_network(network, plan, example)
+    widths_of = read_scores(inputs["width_scores"]) if inputs["width_scores"] else None
+    plan = make_plan(network, example, own, widths_of, cfg["plan"])
+    if (how := cfg["compensation"]["how"]) == "none":
+        pruned = prune_network(network, plan, example)
+    else:
+        dataset = open_dataset(inputs["data"], cfg["architecture"])
+        images, _ = calibration_images(dataset, cfg["compensation"]["images"], seed, "cpu")
+        pruned = prune_and_compensate(network, plan, images, how=how, report=report)
     save_network(
         model,
         pruned,
@@ -31,11 +38,12 @@ def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model:
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as report:
+        torch.set_num_threads(snakemake.threads)
         prune(
-            snakemake.input.baseline,
-            snakemake.input.scores,
-            list(snakemake.input.width_scores),
+            dict(snakemake.input.items()),
             snakemake.params.cfg,
+            int(snakemake.wildcards.seed),
             *snakemake.output,
+            report,
         )

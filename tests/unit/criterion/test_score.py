@@ -40,7 +40,7 @@ def test_from_network_to_smaller_network(network, images, tmp_path):
 
 
 def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
-    layer = "block2_1.conv1"  # stride 2: the output is resized
+    layer = "layer2.0.conv1"  # stride 2: the output is resized
     table = scap.score_network(network, images, layers=[layer], autoencoder=SETTINGS, dtype=torch.float32)
     record_activations(network, images, [layer], tmp_path / "a", dtype=torch.float32)
     spectra = spectra_of(*open_activations(tmp_path / "a", layer))
@@ -50,7 +50,7 @@ def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
 
 @pytest.mark.parametrize(("magnitude_of", "measure"), [("rms", rms), ("novelty", novelty)])
 def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path, magnitude_of, measure):
-    layers = ["block1_1.conv1", "block2_1.conv1"]
+    layers = ["layer1.0.conv1", "layer2.0.conv1"]
     criterion = scap.CriterionSettings(magnitude_of=magnitude_of, magnitude_normalisation="raw", fusion="magnitude")
     table = scap.score_network(network, images, layers=layers, autoencoder=SETTINGS, criterion=criterion)
     record_activations(network, images, layers, tmp_path / "a", dtype=torch.float32)
@@ -62,7 +62,7 @@ def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path, 
 def test_controls_need_no_images(network):
     for method in ("l1", "random"):
         criterion = scap.CriterionSettings(method=method)
-        table = scap.score_network(network, None, layers=["block1_1.conv1"], criterion=criterion)
+        table = scap.score_network(network, None, layers=["layer1.0.conv1"], criterion=criterion)
         assert table["fidelity"].isna().all()
         assert table["score"].between(0, 1).all()
 
