@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,11 @@ if "/.snakemake/scripts/" in sys.orig_argv[-1]:
     atexit.register(note)
     sys.meta_path.insert(0, Start)
 """
+
+
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """What a field of a settings class may hold."""
+    return next(each.metadata["choices"] for each in fields(cls) if each.name == name)
 
 
 @dataclass(frozen=True)
