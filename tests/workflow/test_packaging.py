@@ -72,6 +72,25 @@ def test_the_package_holds_every_module_and_says_that_it_is_typed(tmp_path):
     assert shipped == modules | {"scap/py.typed"}
 
 
+TYPED = {  # a line that uses the library, and what mypy says of it
+    "smaller: nn.Module = scap.prune_network(network, {'0': [0]}, torch.zeros(1))": "",
+    "scap.prune_networkk": 'Module has no attribute "prune_networkk"',
+    "scap.prune_network(network, 3, torch.zeros(1))": 'incompatible type "int"',
+    "count: str = scap.prunable_layers(network, torch.zeros(1))": 'expression has type "list[str]"',
+}
+
+
+def test_mypy_sees_the_types_of_the_library(tmp_path):
+    lines = ["import scap", "import torch", "from torch import nn", "network = nn.Conv2d(1, 1, 1)", *TYPED]
+    (tmp_path / "own.py").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(tmp_path / "own.py")]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    said = dict(re.findall(r"own\.py:(\d+): error: (.*)", found))
+    assert len(said) == sum(map(bool, TYPED.values())), found
+    for number, (line, error) in enumerate(TYPED.items(), 5):
+        assert error in said.get(str(number), ""), line
+
+
 def test_citation_and_project_give_the_same_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
