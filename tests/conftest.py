@@ -90,7 +90,7 @@ def note():
         script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
         lines = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in list(called.values())]
         note = {"rule": job.rule, "script": script, "files": [script, *(os.path.relpath(file) for file in files if file)],
-                "called": [(file, line) for file, line in lines if not file.startswith(".snakemake/")]}
+                "called": [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
 if "/.snakemake/scripts/" in sys.orig_argv[-1]:
