@@ -26,7 +26,7 @@ from workflow.manual import MANUAL, ROOT, markdown
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/*.md", "results/*/README.md")
 BLOCK = re.compile(r"<!-- made by: (?P<call>[^>]+?) -->(?P<body>.*?)<!-- end -->", re.DOTALL)
 PAIRED = ["network", "seed"]  # runs are compared within a network and a seed
-TITLES = {"threshold": "τ", "track": "schedule"}  # earlier tables say track
+TITLES = {"threshold": "τ", "track": "schedule", "holdout_top1": "held-out top-1"}  # earlier tables say track
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ def _matches(values: pd.Series, text: str) -> pd.Series:
         low, high = text.split("..")
         return values.between(float(low or "-inf"), float(high or "inf"))
     return values.astype(str).isin(text.split(","))
+
+
+def as_it_is(table: pd.DataFrame) -> str:
+    """All rows and columns of a table in Markdown."""
+    body = [[cell(part) for part in row] for row in table.astype(object).to_numpy()]
+    return markdown([TITLES.get(name, name) for name in table], body)
 
 
 def cell(value: object) -> str:
@@ -183,6 +189,12 @@ def change(path: str, column: str, against: str, how: str = "mean", *, form: str
     return format(found, form).replace("-", "−")
 
 
+def table(path: str, *, columns: str = "", **where: str) -> str:
+    """The rows of a table as they are."""
+    rows = chosen(read(path), where)
+    return as_it_is(rows[columns.split(",")] if columns else rows)
+
+
 def benchmark(name: str, *, columns: str = "", **where: str) -> str:
     """A table of benchmarks/results, with its note and the machine below."""
     table = chosen(read(f"benchmarks/results/{name}.csv"), where)
@@ -192,13 +204,11 @@ def benchmark(name: str, *, columns: str = "", **where: str) -> str:
 def with_machine(table: pd.DataFrame) -> str:
     """A table of a benchmark, with its last two columns, note and machine, below."""
     note, machine = table["note"].fillna("").iloc[0], table["machine"].iloc[0]
-    measured = table.drop(columns=["note", "machine"])
-    body = [[cell(part) for part in row] for row in measured.astype(object).to_numpy()]
-    return f"{markdown(list(measured), body)}\n\n{f'{note}. ' if note else ''}Machine: {machine}."
+    return f"{as_it_is(table.drop(columns=['note', 'machine']))}\n\n{f'{note}. ' if note else ''}Machine: {machine}."
 
 
 RENDERERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (summary, seeds, value, change, benchmark, *MANUAL)
+    function.__name__: function for function in (summary, seeds, value, change, table, benchmark, *MANUAL)
 }
 
 
