@@ -7,18 +7,13 @@ WIDTH, HEIGHT = 900, 372
 BLUE, ORANGE, GREY, INK = "#0072b2", "#d55e00", "#999999", "#222222"
 
 
-def text(
-    x: float, y: float, words: str, size: int = 13, colour: str = INK, anchor: str = "middle", weight: str = "normal"
-) -> str:
-    style = f'font-size="{size}" fill="{colour}" text-anchor="{anchor}" font-weight="{weight}"'
-    return f'<text x="{x:g}" y="{y:g}" {style}>{words}</text>'
+def text(x: float, y: float, words: str, look: str = f'font-size="13" fill="{INK}" text-anchor="middle"') -> str:
+    return f'<text x="{x:g}" y="{y:g}" {look}>{words}</text>'
 
 
 def box(x: float, y: float, width: float, lines: tuple[str, ...], colour: str) -> str:
     """A box of height 56 with lines of text in its middle."""
-    frame = (
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="56" rx="6" fill="white" stroke="{colour}" stroke-width="1.6"/>'
-    )
+    frame = f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="56" rx="6" fill="white" stroke="{colour}"/>'
     first = y + 33 - 8.5 * (len(lines) - 1)
     return frame + "".join(text(x + width / 2, first + 17 * i, line) for i, line in enumerate(lines))
 
@@ -61,9 +56,7 @@ def picture() -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="Helvetica, Arial, sans-serif">',
         f'<defs><marker id="head" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">{head}</marker></defs>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        text(
-            16, 26, "Fidelity, as published: how well does one small autoencoder know this channel?", 14, BLUE, "start", "bold"
-        ),
+        title(26, "Fidelity, as published: how well does one small autoencoder know this channel?", BLUE),
         row(
             38,
             [
