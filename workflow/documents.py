@@ -179,10 +179,10 @@ def seeds(name: str, *, by: str = "criterion", of: str = "holdout", also: str = 
     return markdown([*head, f"{first.title}, mean", f"{second.title}, mean"], body)
 
 
-def value(name: str, column: str, how: str = "mean", *, form: str = ".2f", **where: str) -> str:
+def value(name: str, column: str, how: str = "mean", *, form: str = ".2f", unit: str = "", **where: str) -> str:
     """One number: a statistic (mean, min, max, std, count, sum) of a column."""
-    found = getattr(chosen(read(name), where)[column], how)()
-    return format(found, form).replace("%", " %").replace("-", "−")
+    found = format(getattr(chosen(read(name), where)[column], how)(), form)
+    return f"{found} {unit}".strip().replace("-", "−")
 
 
 def change(name: str, column: str, against: str, how: str = "mean", *, form: str = "+.2f", **where: str) -> str:
