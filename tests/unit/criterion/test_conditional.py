@@ -288,7 +288,7 @@ def test_several_consumers_add_up():
 
 def test_a_small_map_counts_what_is_read():
     """On 1x1 maps only the central tap of a 3x3 kernel reads anything, and all forms say so."""
-    network, data = chain(size=1)
+    network, data = chain(size=1, images=60)
     central = copy.deepcopy(network)
     central[3] = nn.Conv2d(5, 4, 1).double()
     with torch.no_grad():
