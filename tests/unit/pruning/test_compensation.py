@@ -341,6 +341,13 @@ def test_mistakes_are_named(how, change, message):
         prune_and_compensate(network, {"first": [0, 3]}, change(images), how)
 
 
+@pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), float("inf")])
+def test_a_ridge_that_is_none_is_refused(ridge):
+    network, images = chain()
+    with pytest.raises(ScapError, match="compensate: ridge is"):
+        prune_and_compensate(network, {"first": [0, 3]}, images, ridge=ridge)
+
+
 def test_activations_that_are_not_finite_name_their_layer():
     network, images = chain()
     images = images.float()
