@@ -5,9 +5,10 @@ The checks, `help()`, and the schema of the workflow's configuration (workflow/s
 
 import math
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from scap.errors import ScapError
 
@@ -27,10 +28,11 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 Class = TypeVar("Class", bound=type)
 
 
-def option(description: str, default: Any = MISSING, *, choices: Iterable[str] = (), **bounds: float) -> Any:
+def option(description: str, default: Any = MISSING, *, choices: Iterable[str] = (), **bounds: Any) -> Any:
     """A field of a settings class: its meaning, its default, and what it may hold.
 
-    `bounds` are those of JSON Schema: minimum, exclusiveMinimum, maximum, exclusiveMaximum.
+    `bounds` are those of JSON Schema: minimum, exclusiveMinimum, maximum, exclusiveMaximum; in a list they hold for each item,
+    and `repeats` admits an item twice.
     """
     metadata: dict[str, Any] = {"description": description, **bounds}
     if choices:
@@ -70,6 +72,9 @@ class Settings:
 
 def check_value(value: object, each: Field, where: str) -> None:
     """Raise ScapError where a value is not what its field may hold; `where` begins the message."""
+    if get_origin(each.type) is list:
+        _check_list(value, each, where)
+        return
     kinds, kind = KINDS.get(each.type, ((object,), ""))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
         raise ScapError(f"{where} is {value!r}; it must be {kind}")
@@ -80,6 +85,15 @@ def check_value(value: object, each: Field, where: str) -> None:
             raise ScapError(f"{where} is {value}; it must be {text.format(each.metadata[name])}")
     if "choices" in each.metadata and value not in each.metadata["choices"]:
         raise ScapError(f"{where} is {value!r}; {choose(value, each.metadata['choices'])}")
+
+
+def _check_list(values: object, each: Field, where: str) -> None:
+    if not isinstance(values, list | tuple):
+        raise ScapError(f"{where} is {values!r}; it must be a list")
+    item = copy(each)
+    item.type = get_args(each.type)[0]
+    for value in values:
+        check_value(value, item, where)
 
 
 def choose(value: object, names: Iterable[str] | Mapping[str, object]) -> str:

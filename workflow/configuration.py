@@ -16,7 +16,7 @@ from scap.criterion.settings import CriterionSettings
 from scap.criterion.terms import needs
 from scap.data.sources import SIZES
 from scap.errors import ScapError
-from scap.models.names import PRUNABLE
+from scap.models.names import PRUNABLE, check_architecture
 from scap.settings import choose
 from workflow.yaml_files import ConfigurationError, read_yaml
 
@@ -164,10 +164,18 @@ def check_references(config: dict[str, Any]) -> None:
 
 
 def _check_network(path: str, entry: dict[str, Any], source: str) -> None:
+    try:
+        check_architecture(entry["architecture"])
+    except ScapError as error:
+        raise ConfigurationError(f"config: {path}.{error}") from error
     for layer in entry.get("layers", []):
-        names = PRUNABLE[entry["architecture"]]
+        names = PRUNABLE.get(entry["architecture"], entry["layers"])
         _known(layer, names, f"{path}.layers", f"the layers of {entry['architecture']}")
-    if entry["baseline"]["distillation"]:
+    if ("baseline" in entry) == ("weights" in entry):
+        raise ConfigurationError(f"config: {path}: give either 'baseline', its training, or 'weights', a checkpoint")
+    if "weights" in entry and entry["width"] != 1:
+        raise ConfigurationError(f"config: {path}.width: a checkpoint has its own widths; leave it out")
+    if entry.get("baseline", {}).get("distillation"):
         raise ConfigurationError(f"config: {path}.baseline.distillation: a baseline has no teacher; leave it out")
     if "none" in entry["finetuning"]:
         raise ConfigurationError(f"config: {path}.finetuning.none: this name stands for no training at all; choose another")
@@ -178,7 +186,8 @@ def _check_network(path: str, entry: dict[str, Any], source: str) -> None:
     images = min(left, entry.get("train_images", left))
     if entry.get("train_images", 1) > left:
         raise ConfigurationError(f"config: {path}.train_images: {source} has {left} left beside the holdout; give fewer")
-    for key, training in {"baseline": entry["baseline"], **_schedules(entry)}.items():
+    trainings = {"baseline": entry["baseline"]} if "baseline" in entry else {}
+    for key, training in {**trainings, **_schedules(entry)}.items():
         for setting, limit in {"batch_size": images, "crop": size - 1, "cutout": size}.items():
             if training[setting] > limit:
                 raise ConfigurationError(f"config: {path}.{key}.{setting}: {training[setting]} is more than {limit}; give less")

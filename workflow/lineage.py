@@ -46,6 +46,11 @@ class Lineage:
         entry = self.config["networks"][network]
         return entry.get("layers", PRUNABLE[entry["architecture"]])
 
+    @cached_property
+    def all_layers(self) -> list[str]:
+        """Layers of all networks, each name once."""
+        return list(dict.fromkeys(layer for network in self.config["networks"] for layer in self.layers(network)))
+
     def calibration(self, criterion: str) -> str:
         """Name of a criterion's calibration."""
         return variant_name(CalibrationSettings, self.config["criteria"][criterion]["calibration"])
@@ -133,8 +138,8 @@ class Lineage:
     def run_files(self, run: Run) -> Iterator[str]:
         """Every artifact of a run that is kept; activations and spectra are caches and may be deleted."""
         names = ["baseline.safetensors", "baseline.json"]
-        patterns = [f"{NETWORK}/{name}" for name in names] + [f"{CRITERION}/scores.csv"]
-        patterns += [f"{PRUNED}/{name}" for name in ("pruned.safetensors", "channels.csv")] + [f"{RUN}/metrics.json"]
+        patterns = [f"{NETWORK}/{name}" for name in names] + [f"{CRITERION}/scores.csv", f"{RUN}/metrics.json"]
+        patterns += [f"{PRUNED}/{name}" for name in ("pruned.safetensors", "channels.csv", "compensation.csv")]
         if run["schedule"] != "none":
             patterns += [f"{RUN}/{name}" for name in ("finetuned.safetensors", "history.csv")]
         yield from (pattern.format(**run) for pattern in patterns)

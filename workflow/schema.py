@@ -57,7 +57,7 @@ def type_of(annotation: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     if origin in (Union, types.UnionType):
         return type_of(next(argument for argument in arguments if argument is not type(None)), metadata)
     if origin is list:
-        return {"type": "array", "items": type_of(arguments[0], metadata), "uniqueItems": True}
+        return {"type": "array", "items": type_of(arguments[0], metadata), "uniqueItems": "repeats" not in metadata}
     if origin is not None:  # a mapping
         return {"type": "object", "additionalProperties": type_of(arguments[1], metadata)}
     if is_dataclass(annotation):

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from scap.criterion.settings import AutoencoderSettings, CalibrationSettings, CriterionSettings
 from scap.data.sources import RAW_FILES
-from scap.models.names import PRUNABLE
 from scap.settings import option
 from scap.training.settings import TrainingSettings
 from workflow.figures import FIGURES, TABLES
@@ -33,20 +32,40 @@ class Schedule(TrainingSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained network that someone else made."""
+
+    file: str = option("a safetensors file, or one by torch.save that holds tensors only")
+    prefix: str = option("what stands before every name in the file, such as `module.`", "")
+    key: str | None = option("where the file wraps the weights, the key that holds them, such as `state_dict`", None)
+    sha256: str | None = option("the file's SHA-256, or its first 8 digits at least", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """What the images are normalised by, where it is not their own mean and deviation."""
+
+    mean: list[float] = option("of each channel, intensities in 0..1", repeats=True)
+    std: list[float] = option("of each channel", exclusiveMinimum=0, repeats=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """Networks by name; the wildcard {network}."""
 
-    architecture: str = option("architecture, built by scap.models", choices=PRUNABLE)
+    architecture: str = option("built by scap.models: vgg16, resnet20, ..., torchvision:NAME, timm:NAME, FILE.py:FUNCTION")
     dataset: str = option("name of an entry of `datasets`")
-    width: float = option("multiplies all channel counts", 1.0, minimum=0.02, maximum=8)
+    width: float = option("multiplies all numbers of channels of a built-in architecture", 1.0, minimum=0.02, maximum=8)
     layers: list[str] | None = option("convolutions to analyse and prune; all that can be pruned where it is left out", None)
     train_images: int | None = option("train on this many images only; all where it is left out", None, minimum=1)
     holdout: int = option("training images never trained on, for choices and curves", 0, minimum=0)
     multiple: int = option("channel counts are rounded up to a multiple of this", 1, minimum=1)
     min_channels: int = option("a layer keeps this many channels at least, or all that it has", 1, minimum=1)
     gpu: int = option("1: on a GPU where there is one, and a cluster is asked for it; 0: on the CPU", 0, minimum=0, maximum=1)
-    baseline: TrainingSettings = option("training of the baseline")
-    finetuning: dict[str, Schedule] = option("schedules of fine-tuning by name")
+    baseline: TrainingSettings | None = option("training of the baseline; left out where `weights` are given", None)
+    weights: Checkpoint | None = option("a checkpoint that is the baseline, instead of a training", None)
+    normalisation: Normalisation | None = option("of the images; the data set's own where it is left out", None)
+    finetuning: dict[str, Schedule] = option("schedules of fine-tuning by name", {})
 
 
 @dataclass(frozen=True, kw_only=True)

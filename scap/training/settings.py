@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from scap.errors import ScapError
 from scap.settings import Settings, described, option
 
 SHARE: dict[str, Any] = {"minimum": 0, "maximum": 1}
@@ -13,13 +14,13 @@ BELOW_ONE: dict[str, Any] = {"minimum": 0, "exclusiveMaximum": 1}
 @described
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """SGD with Nesterov momentum, learning-rate schedule, augmentation, regularisation; 0 turns a part off."""
+    """Optimiser with Nesterov momentum, learning-rate schedule, augmentation, regularisation; 0 or False turns a part off."""
 
     SECTION: ClassVar[str] = "training"
 
     epochs: int = option("passes over the training images", minimum=0)
     batch_size: int = option("images per step", minimum=1)
-    learning_rate: float = option("peak learning rate", exclusiveMinimum=0)
+    learning_rate: float = option("peak learning rate of SGD", exclusiveMinimum=0)
     momentum: float = option("momentum of SGD", 0.9, **BELOW_ONE)
     weight_decay: float = option("L2 penalty", 5e-4, minimum=0)
     schedule: str = option(
@@ -41,6 +42,33 @@ class TrainingSettings(Settings):
         "float32",
         choices=("float32", "bfloat16"),
     )
+    muon: float = option(
+        "peak step of a convolution's kernel, as a share of its length, by orthogonalised momentum; all else is trained by SGD",
+        0.0,
+        **BELOW_ONE,
+    )
+    bias_rate: float = option(
+        "multiplies the rate of the biases of batch norms and divides their weight decay", 1.0, exclusiveMinimum=0
+    )
+    padding: str = option("what random crops see outside of an image", "black", choices=("black", "reflected"))
+    alternating_flip: bool = option("mirror every image in every second epoch, where `flip` mirrors by chance", False)
+    small_images: list[int] = option(
+        "sides in pixels of the images of the first epochs, one for each", [], minimum=1, repeats=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alternating_flip and not self.flip:
+            raise ScapError("training: alternating_flip without flip would mirror nothing; set flip to true as well")
+        if self.padding != "black" and not self.crop:
+            raise ScapError(f"training: padding {self.padding!r} with crop 0 would do nothing; set crop, or leave padding out")
+        if len(self.small_images) > self.epochs:
+            sizes = f"{len(self.small_images)} sizes for {self.epochs} epochs"
+            raise ScapError(f"training: small_images holds {sizes}; give at most one an epoch")
+
+    def side_in(self, epoch: int) -> int | None:
+        """Side in pixels of the images of `epoch`, counted from 0; None where they stay as they are."""
+        return self.small_images[epoch] if epoch < len(self.small_images) else None
 
 
 def learning_rate_at(settings: TrainingSettings, progress: float) -> float:

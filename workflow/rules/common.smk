@@ -5,7 +5,7 @@ from snakemake.exceptions import WorkflowError
 
 from scap.criterion.terms import TERMS, needs
 from scap.data.sources import check_raw_files, missing_files, raw_files
-from scap.models.names import PRUNABLE
+from scap.models.checkpoints import check_checkpoint
 from workflow.cluster import remove_leftovers, wait_for_earlier_jobs
 from workflow.code import code_of
 from workflow.configuration import load_configuration
@@ -38,7 +38,7 @@ wildcard_constraints:
     schedule=r"[a-z0-9-]+",
     comparison="|".join(config["comparisons"]),
     figure="|".join(FIGURES),
-    layer="|".join(re.escape(layer) for names in PRUNABLE.values() for layer in names),
+    layer="|".join(re.escape(layer) for layer in lineage.all_layers),
 
 
 def log_of(path):
@@ -77,8 +77,23 @@ def section(name, key, without=()):
 def architecture(network):
     """What builds a network and reads its data."""
     entry = config["networks"][network]
-    keys = ("architecture", "width", "dataset", "train_images", "holdout")
+    keys = ("architecture", "width", "dataset", "train_images", "holdout", "normalisation", "weights")
     return {k: entry[k] for k in keys if k in entry}
+
+
+def named(names):
+    """A pattern that fits these names and nothing else."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def checkpoint_file(wildcards):
+    """The checkpoint of a network, verified before any job."""
+    weights = config["networks"][wildcards.network]["weights"]
+    try:
+        check_checkpoint(weights["file"], weights.get("sha256"))
+    except ValueError as error:
+        raise WorkflowError(f"config: networks.{wildcards.network}.weights: {error}")
+    return weights["file"]
 
 
 def dataset(wildcards):

@@ -8,6 +8,7 @@ rule prune:
     output:
         model=f"{PRUNED}/pruned.safetensors",
         channels=f"{PRUNED}/channels.csv",
+        compensation=f"{PRUNED}/compensation.csv",
     log:
         log_of(f"{PRUNED}/prune"),
     benchmark:

@@ -43,6 +43,30 @@ rule data:
         "../scripts/data.py"
 
 
+rule checkpoint:
+    """The network to be pruned, where someone else trained it."""
+    input:
+        checkpoint=checkpoint_file,
+        data=dataset,
+    output:
+        f"{NETWORK}/baseline.safetensors",
+    wildcard_constraints:
+        network=named(name for name, entry in config["networks"].items() if "weights" in entry),
+    log:
+        log_of(f"{NETWORK}/checkpoint"),
+    benchmark:
+        benchmark_of(f"{NETWORK}/checkpoint")
+    threads: 1
+    resources:
+        runtime=more(10),
+        mem_mb=more(4000),
+    params:
+        cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
+        code=code("checkpoint.py"),
+    script:
+        "../scripts/checkpoint.py"
+
+
 rule baseline:
     """The network to be pruned, trained from scratch; resumes from its last epoch."""
     input:
@@ -50,6 +74,8 @@ rule baseline:
     output:
         model=f"{NETWORK}/baseline.safetensors",
         history=f"{NETWORK}/baseline.history.csv",
+    wildcard_constraints:
+        network=named(name for name, entry in config["networks"].items() if "baseline" in entry),
     log:
         log_of(f"{NETWORK}/baseline"),
     benchmark:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from building import build
 from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
 from table import write_table
 
-from scap.models.build import build_network
 from scap.pruning.files import save_network
 from scap.training.loop import reset_network, train
 from scap.training.settings import TrainingSettings
@@ -17,9 +17,8 @@ def train_baseline(
     data: str, cfg: dict, seed: int, version: str, model: str, history: str, device: str, report: Report
 ) -> None:
     dataset = open_dataset(data, cfg["architecture"])
-    channels, *size = dataset.test.images.shape[1:]
-    arguments = {"classes": dataset.classes, "in_channels": channels, "width": cfg["architecture"]["width"]}
-    network = build_network(cfg["architecture"]["architecture"], **arguments)
+    channels, *size = dataset.test.shape
+    network, arguments = build(cfg["architecture"], dataset)
     reset_network(network, seed)
     resume = Path(f"{model}.resume")  # removed when the whole run has ended well
     settings = TrainingSettings(**cfg["training"])

@@ -10,21 +10,19 @@ from table import write_table
 
 from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.files import save_network
-from scap.pruning.surgery import prune_network
 
 
-def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, report: Report) -> None:
+def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compensation: str, report: Report) -> None:
     own = read_scores(inputs["scores"])
     network, metadata = open_unpruned(inputs["baseline"], cfg["architecture"])
     example = torch.zeros(metadata["example_shape"])
-    widths_of = read_scores(inputs["width_scores"]) if inputs["width_scores"] else None
+    widths_of = next(map(read_scores, inputs["width_scores"]), None)
     plan = make_plan(network, example, own, widths_of, cfg["plan"])
-    if (how := cfg["compensation"]["how"]) == "none":
-        pruned = prune_network(network, plan, example)
-    else:
+    images, how = example, cfg["compensation"]["how"]
+    if how != "none":
         dataset = open_dataset(inputs["data"], cfg["architecture"])
         images, _ = calibration_images(dataset, cfg["compensation"]["images"], seed, "cpu")
-        pruned = prune_and_compensate(network, plan, images, how=how, report=report)
+    pruned, done = prune_and_compensate(network, plan, images, how=how, report=report)
     save_network(
         model,
         pruned,
@@ -35,6 +33,7 @@ def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, report:
     )
     before = own.groupby("layer").size()
     write_table(channels, ({"layer": layer, "before": before[layer], "after": len(kept)} for layer, kept in plan.items()))
+    done.to_csv(compensation, index=False)
 
 
 if __name__ == "__main__":
