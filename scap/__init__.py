@@ -9,7 +9,7 @@ docs/method.md says what each step computes.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 _PUBLIC = {
     "AutoencoderSettings": "criterion.settings",
@@ -27,9 +27,27 @@ _PUBLIC = {
 }
 __all__ = sorted(_PUBLIC)
 
+if TYPE_CHECKING:
+    from scap.criterion.score import score_network as score_network
+    from scap.criterion.settings import AutoencoderSettings as AutoencoderSettings
+    from scap.criterion.settings import CriterionSettings as CriterionSettings
+    from scap.errors import ScapError as ScapError
+    from scap.pruning.counting import count_operations as count_operations
+    from scap.pruning.counting import layer_macs as layer_macs
+    from scap.pruning.files import load_network as load_network
+    from scap.pruning.files import save_network as save_network
+    from scap.pruning.plans import plan_at as plan_at
+    from scap.pruning.plans import plan_of_widths as plan_of_widths
+    from scap.pruning.surgery import prunable_layers as prunable_layers
+    from scap.pruning.surgery import prune_network as prune_network
+else:
 
-def __getattr__(name: str) -> Any:
-    # Imported on first use: `import scap` costs nothing, which the many short jobs of the workflow live on.
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'scap' has no attribute {name!r}")
-    return getattr(import_module(f"scap.{_PUBLIC[name]}"), name)
+    def __getattr__(name: str) -> object:
+        # Imported on first use: `import scap` costs nothing, which the many short jobs of the workflow live on.
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'scap' has no attribute {name!r}")
+        return getattr(import_module(f"scap.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -97,7 +97,7 @@ def _reason(error: BaseException) -> str:
 
 
 def read_history(path: Path | str, *numbers: str) -> pd.DataFrame:
-    """The history of a training: epochs 1, 2, … once each, `loss`, `train_top1`, `holdout_top1` (or NaN) and further `numbers`."""
+    """The history of a training: epochs 1, 2, … once each; `loss`, `train_top1`, `holdout_top1` (or NaN), more `numbers`."""
     limits = {"train_top1": PERCENT, "holdout_top1": PERCENT, "seconds": AMOUNT, "epoch": COUNT}
     columns = ["epoch", "loss", "train_top1", *numbers]
     table = read_table(path, numbers=columns, optional=["holdout_top1"], limits=limits, whole=["epoch"])
@@ -184,7 +184,7 @@ class StoredTensors:
     def take(self, name: str, shape: Sequence[int | str], dtypes: Sequence[str] = FLOATS) -> Any:
         """The tensor `name`, finite, of one of these dtypes ("F32", …) and of this shape.
 
-        A dimension given as a letter has any size above 0, the same wherever the letter stands in this file.
+        A dimension given as a letter has any size above 0, the same wherever the letter stands in this file; as "*", any.
         """
         if name not in self.names:
             found = ", ".join(self.names[:6]) + (", …" if len(self.names) > 6 else "")
@@ -192,11 +192,13 @@ class StoredTensors:
         stored = self.file.get_slice(name)
         sizes, dtype = stored.get_shape(), stored.get_dtype()
         wanted = [size if isinstance(size, int) else self.sizes.get(size, size) for size in shape]
-        if len(sizes) != len(wanted) or any(n < 1 or (isinstance(w, int) and n != w) for n, w in zip(sizes, wanted)):
+        fits = len(sizes) == len(wanted) and 0 not in sizes
+        if not fits or any(isinstance(w, int) and n != w for n, w in zip(sizes, wanted, strict=True)):
             raise DamagedFile(self.path, f"{name!r} has shape {tuple(sizes)}, not ({', '.join(map(str, wanted))})")
         if dtype not in dtypes:
             raise DamagedFile(self.path, f"{name!r} is of type {dtype}, not {' or '.join(dtypes)}")
-        self.sizes |= {letter: size for letter, size in zip(shape, sizes) if isinstance(letter, str)}
+        self.sizes |= {letter: size for letter, size in zip(shape, sizes, strict=True) if isinstance(letter, str)}
+        self.sizes.pop("*", None)
         values = self.file.get_tensor(name)
         if dtype in FLOATS and not _finite(values):
             raise DamagedFile(self.path, f"{name!r} holds NaN or infinity")

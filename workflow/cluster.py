@@ -7,6 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from scap.writing import abandoned
+from workflow.records import INCOMPLETE, record_path
+
+STARTED = time.time()  # when the Snakefile was read
+
 
 def earlier_jobs() -> list[str]:
     """Slurm jobs that an earlier run of Snakemake in this folder submitted and that have not ended."""
@@ -39,10 +44,16 @@ def wait_for_earlier_jobs(seconds: float = 5.0) -> None:
         time.sleep(seconds)
 
 
-def remove_leftovers(folder: Path = Path("results")) -> None:
-    """Remove what a killed training would have gone on from, beside the models that are there, and files half written."""
-    for path in folder.rglob(".*.part"):
-        path.unlink()
+def remove_leftovers(folder: Path = Path("results"), started: float = STARTED) -> None:
+    """Remove what a killed training would have gone on from, beside the models that are there, and files half written.
+
+    Another run of Snakemake may write beside this one: a file that a process holds stays, here or on another machine, and so
+    does one that is younger than this run (`started`), unless the process that its name tells has ended.
+    """
+    for path in (*folder.rglob(".*.part"), *folder.rglob(".tmp*")):  # .tmp*: of other programs that write safetensors
+        if path.is_file() and abandoned(path, started):
+            path.unlink(missing_ok=True)
     for path in folder.rglob("*.resume"):
-        if path.with_suffix("").is_file():
-            path.unlink()
+        model = path.with_suffix("")
+        if model.is_file() and not record_path(str(model), INCOMPLETE).exists():
+            path.unlink(missing_ok=True)

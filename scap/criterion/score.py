@@ -15,6 +15,7 @@ from scap.criterion.fusion import evaluate_term, fuse
 from scap.criterion.settings import AutoencoderSettings, CriterionSettings
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
+from scap.errors import ScapError
 from scap.models.layers import conv_layers
 from scap.pruning.surgery import prunable_layers
 
@@ -40,9 +41,11 @@ def score_network(
     `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
     paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.criterion.activations). Only
     what the criterion's terms need is computed; the activations of all layers and the spectra of one at a time go through a
-    temporary folder, in `dtype`. Raises ScapError for a layer that does not exist or cannot be recorded.
+    temporary folder, in `dtype`. Raises ScapError for images that are no finite floats, for a layer that does not exist or
+    cannot be recorded, and for values that are not finite.
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
+    check_images(images)
     names = list(layers) if layers is not None else prunable_layers(network, images[:1])
     check_layers(network, names)
     convolutions = conv_layers(network)
@@ -63,6 +66,16 @@ def score_network(
         }
         terms = {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
     return fuse(terms, names, criterion)
+
+
+def check_images(images: Tensor) -> None:
+    """ScapError where `images` are not finite floats (N, channels, H, W)."""
+    if not isinstance(images, Tensor):
+        raise ScapError(f"images is a {type(images).__name__}; give a tensor (N, channels, H, W), as torch.as_tensor makes it")
+    if images.ndim != 4 or not images.numel() or not images.is_floating_point():
+        raise ScapError(f"images: {tuple(images.shape)} of {images.dtype}; give normalised floats (N, channels, H, W)")
+    if not images.isfinite().all():
+        raise ScapError("images: they hold NaN or infinity; normalise them as in training")
 
 
 def _fidelity(

@@ -80,6 +80,8 @@ def _read_convolution(layer: nn.Conv2d, inputs: Tensor, outputs: Tensor, first: 
 
 
 def _padded(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        return functional.pad(inputs, [layer.padding[1]] * 2 + [layer.padding[0]] * 2)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     return functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
 

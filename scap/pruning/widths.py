@@ -10,7 +10,7 @@ from scap.checks import check_number
 from scap.errors import ScapError
 from scap.models.layers import conv_layers
 from scap.pruning.counting import count_operations
-from scap.pruning.plans import Plan, plan_at
+from scap.pruning.plans import Plan, layer_scores, plan_at
 from scap.pruning.surgery import prune_network
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plan_for(
     for key, share in budgets.items():
         check_number(share, key, 0, 1)
     before = count_operations(network, example)
-    thresholds = np.unique(table["score"].to_numpy(float)).clip(0, 1)
+    thresholds = np.unique(np.concatenate(list(layer_scores(table).values()))).clip(0, 1)
 
     def plan(index: int) -> Plan:
         return plan_at(table, float(thresholds[index]), multiple, min_channels=min_channels)

@@ -54,17 +54,22 @@ def evaluate(
     """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none.
 
     By default a batch has as many pixels as 500 images of 32x32.
+    Raises ScapError where an output is NaN or infinite: the largest of them would be a class.
     """
     if not len(images):
         return math.nan
     was_training = network.training
     network.to(device).eval()
     order = memory_format(network, device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    correct, wrong = torch.zeros(2, dtype=torch.int64, device=device)
     for batch, labels in images.batches(batch_size or max(1, BATCH_PIXELS // math.prod(images.shape[1:]))):
-        inputs = normalise(batch, mean, std, device).contiguous(memory_format=order)
-        correct += (network(inputs).argmax(1) == labels.to(device)).sum()
+        logits = network(normalise(batch, mean, std, device).contiguous(memory_format=order))
+        correct += (logits.argmax(1) == labels.to(device)).sum()
+        wrong += (~logits.isfinite()).any(1).sum()
     network.train(was_training)
+    if wrong:
+        problem = f"the network's outputs for {int(wrong)} of {len(images)} images are NaN or infinite"
+        raise ScapError(f"{problem}: it has diverged, or its file is damaged; train it again, at a smaller learning_rate")
     return 100 * int(correct) / len(images)
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from building import build
 from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
-from networks import build
 from table import write_table
 
 from scap.pruning.files import save_network

@@ -1,8 +1,8 @@
 """Load a checkpoint that someone else trained as the network to be pruned."""
 
+from building import build
 from dataset import open_dataset
 from job import job
-from networks import build
 
 from scap.models.build import check_logits
 from scap.models.checkpoints import load_checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 
 from provenance import write_provenance
 
-from scap.errors import ScapError
+from scap.errors import DamagedFile, ScapError
 
 LOG = logging.getLogger("scap")
 Report = Callable[[Mapping[str, float]], None]
@@ -25,15 +25,21 @@ def job(snakemake: Any) -> Iterator[Report]:
     start = time.monotonic()
     try:
         yield _reporter()
+        seconds = time.monotonic() - start
+        write_provenance(snakemake, seconds)
     except ScapError as error:
-        LOG.error("error: %s", error)
+        LOG.error("error: %s%s", error, _command(error))
         sys.exit(1)
     except Exception:
         LOG.exception("failed")
         sys.exit(1)
-    seconds = time.monotonic() - start
-    write_provenance(snakemake, seconds)
     LOG.info("done in %.1f s", seconds)
+
+
+def _command(error: ScapError) -> str:
+    """What makes a damaged result again."""
+    made = isinstance(error, DamagedFile) and error.path.startswith("results/")
+    return f": snakemake --cores all --force {error.path}" if made else ""
 
 
 def _reporter(every: float = 2.0) -> Report:
