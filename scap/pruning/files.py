@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import DamagedFile, ScapError
 from scap.models.layers import conv_layers
@@ -96,11 +97,23 @@ def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None
 
 
 def _with_weights(path: str | Path, network: nn.Module) -> nn.Module:
+    weights = _read_weights(path)
+    _create_biases(network, weights)
     try:
-        network.load_state_dict(_read_weights(path), strict=True, assign=True)  # assign: in the precision that was saved
+        network.load_state_dict(weights, strict=True, assign=True)  # assign: in the precision that was saved
     except RuntimeError as error:
         raise ScapError(f"{path}: its weights do not fit the network built for it: {error}") from error
     return network.eval()
+
+
+def _create_biases(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Compensation gives a bias to a layer that had none and no batch norm behind it: room for those in the file."""
+    modules = dict(network.named_modules())
+    for name, value in weights.items():
+        layer, _, kind = name.rpartition(".")
+        module = modules.get(layer)
+        if kind == "bias" and isinstance(module, _ConvNd | nn.Linear) and module.bias is None and value.is_floating_point():
+            module.bias = nn.Parameter(torch.empty_like(value))
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
