@@ -62,6 +62,8 @@ def prune_and_compensate(
     """
     if how not in COMPENSATIONS:
         raise ScapError(f"compensate: {how!r} is unknown; choose from {', '.join(COMPENSATIONS)}")
+    if not 0 < ridge < float("inf"):
+        raise ScapError(f"compensate: ridge is {ridge}; it must be above 0")
     if how != "none":
         check_images(images, batch_size)
     pruned = prune_network(network, plan, images[:1]).eval()
