@@ -18,7 +18,7 @@ include: "workflow/rules/common.smk"  # configuration, names, helpers
 include: "workflow/rules/train.smk"  # data, baseline
 include: "workflow/rules/analyse.smk"  # activations, spectrum, autoencoder, scores
 include: "workflow/rules/prune.smk"  # prune, finetune, evaluate
-include: "workflow/rules/report.smk"  # tables, studies, figures
+include: "workflow/rules/report.smk"  # tables, figures
 
 
 rule all:
