@@ -4,7 +4,7 @@ from snakemake.utils import min_version
 from workflow.display import show_run
 from workflow.summary import closing, failures
 
-min_version("9.0")
+min_version("9.27.1")
 display = show_run(workflow)
 
 

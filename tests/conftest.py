@@ -132,7 +132,11 @@ LONG = ("test_slurm.py", "test_storage.py", "test_workflow.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes first, so that no process is left with one at the end."""
+    """Markers by folder; and the files that take minutes first, so that no process is left with one at the end."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in ("workflow", "slurm"):
+            item.add_marker(folder)
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 

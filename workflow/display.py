@@ -88,7 +88,7 @@ class Lines:
         self.run, self.pause, self.last, self.ended = run, FIRST_STATUS, time.monotonic(), threading.Event()
         threading.Thread(target=self.watch, daemon=True).start()
         counts = ", ".join(f"{rule} {count}" for rule, count in run.counts.items())
-        self.print(f"{run.total} jobs: {counts}")
+        self.print(f"{run.total} job{'s' if run.total > 1 else ''}: {counts}")
 
     def print(self, text: str) -> None:
         self.last = time.monotonic()
@@ -103,12 +103,15 @@ class Lines:
         """Jobs that begin are not told."""
 
     def watch(self, every: float = 2.0) -> None:
-        """A line about a job that runs, where none was printed for a while."""
         while not self.ended.wait(every):
-            if time.monotonic() - self.last > self.pause and self.run.jobs:
-                self.pause = min(2 * self.pause, LONGEST_STATUS)
-                job = next(iter(self.run.jobs.copy().values()), None)
-                self.print(f"{job}: {job.last_line() or 'runs'}" if job else self.run.progress())
+            self.status()
+
+    def status(self) -> None:
+        """A line about the job that runs longest, where none was printed for a while."""
+        job = next(iter(self.run.jobs.copy().values()), None)
+        if job is not None and time.monotonic() - self.last > self.pause:
+            self.pause = min(2 * self.pause, LONGEST_STATUS)
+            self.print(f"{job}: {job.last_line() or 'runs'}")
 
     def stop(self) -> None:
         self.ended.set()
