@@ -1,74 +1,96 @@
 """Safetensors files that appear complete or not at all: written at once, or batch by batch where memory is short."""
 
-import json
+import hashlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scap.errors import ScapError
+from scap.reading import DIGEST, header_bytes
+from scap.writing import WholeFile
 
-DTYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
-
-
-def _temporary(path: Path) -> Path:
-    """The hidden name of a file that is being written: `.dvcignore` and workflow/cluster.py know the suffix."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors` to one safetensors file that appears complete or not at all."""
-    path = Path(path)
-    temporary = _temporary(path)
-    try:
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+FLOATS = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
+INTEGERS = {torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64"}
+DTYPES = FLOATS | INTEGERS | {torch.bfloat16: "BF16", torch.bool: "BOOL", torch.complex64: "C64"}
 
 
-class TensorFile:
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write `tensors` and `metadata` to one safetensors file that appears complete or not at all.
+
+    A SHA-256 of everything is among the metadata: scap.reading.open_tensors notices any damage. Raises ScapError for a
+    dtype that cannot be stored and a place that cannot be written.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # as the format's library does
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
+    header = Header({name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()}, metadata or {})
+    digest = hashlib.sha256(header.data())
+    for tensor in stored.values():
+        digest.update(_bytes(tensor))
+    header.metadata[DIGEST] = digest.hexdigest()
+    data = header.data()
+    with WholeFile(path, needed=len(data) + header.size) as file:
+        file.write(data)
+        for tensor in stored.values():
+            file.write(_bytes(tensor))
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+class Header:
+    """The beginning of a safetensors file: where each tensor lies, in the order given, and the metadata."""
+
+    def __init__(self, tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], metadata: Mapping[str, str]) -> None:
+        self.metadata, self.offsets = dict(metadata), dict[str, tuple[int, int]]()
+        self.entries: dict[str, object] = {}
+        self.size = 0
+        for name, (dtype, shape) in tensors.items():
+            if dtype not in DTYPES:
+                raise ScapError(f"{name}: dtype {dtype} cannot be stored; choose float16, float32 or float64")
+            begin, self.size = self.size, self.size + math.prod(shape) * dtype.itemsize
+            self.offsets[name] = begin, self.size
+            self.entries[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, self.size]}
+
+    def data(self) -> bytes:
+        """The bytes before the first tensor."""
+        return header_bytes({"__metadata__": self.metadata, **self.entries} if self.metadata else self.entries)
+
+
+class TensorFile(WholeFile):
     """A file of known shapes, filled batch by batch: nothing larger than a batch is ever in memory.
 
     Context manager: `append` fills the named tensors along their first dimension; the file appears when complete.
 
-    It is written under a temporary name. Plain writes rather than a memory map: a full disk is then an error that can be
-    told, not a killed process.
+    Plain writes rather than a memory map: a full disk is then an error that can be told, not a killed process.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: str | Path,
         shapes: Mapping[str, Sequence[int]],
         dtype: torch.dtype,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        if dtype not in DTYPES:
+        if dtype not in FLOATS:
             raise ScapError(f"dtype: {dtype} cannot be stored; choose float16, float32 or float64")
-        self.path, self.dtype = path, dtype
-        self.temporary = _temporary(path)
-        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-        begin = 0
-        self.position, self.ends = {}, {}
-        for name, shape in shapes.items():
-            end = begin + math.prod(shape) * dtype.itemsize
-            header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-            self.position[name], self.ends[name] = begin, end
-            begin = end
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)  # the format wants the data to start at a multiple of 8
-        self.header = len(text).to_bytes(8, "little") + text
+        header = Header({name: (dtype, shape) for name, shape in shapes.items()}, metadata or {})
+        self.dtype, self.header = dtype, header.data()
+        self.position = {name: begin for name, (begin, _) in header.offsets.items()}
+        self.ends = {name: end for name, (_, end) in header.offsets.items()}
+        super().__init__(path, needed=len(self.header) + header.size)
 
     def __enter__(self) -> "TensorFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.temporary, "wb", buffering=0)
-        self._write(0, self.header)
+        super().__enter__()
+        try:
+            self.write(self.header, 0)
+        except ScapError as error:  # the block has not begun: it will not be left
+            super().__exit__(type(error), error, None)
+            raise
         return self
 
     def append(self, name: str, values: Tensor) -> None:
@@ -76,19 +98,11 @@ class TensorFile:
         stored = values.detach().to(self.dtype)
         if not stored.isfinite().all():
             raise ScapError(self._not_finite(name, values))
-        data = stored.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        self._write(len(self.header) + self.position[name], data)
+        data = _bytes(stored.cpu().contiguous())
+        if self.position[name] + len(data) > self.ends[name]:
+            raise ScapError(f"{self.path}: more entries of {name} were written than announced")
+        self.write(data, len(self.header) + self.position[name])
         self.position[name] += len(data)
-
-    def _write(self, position: int, data: bytes) -> None:
-        view = memoryview(data)
-        try:
-            self.file.seek(position)
-            while view:  # an unbuffered write may take a part only
-                view = view[self.file.write(view) :]
-        except OSError as error:
-            size = max(self.ends.values()) / 1e9
-            raise ScapError(f"{self.path}: cannot be written ({error.strerror}); it needs {size:.2f} GB there") from error
 
     def _not_finite(self, name: str, values: Tensor) -> str:
         if not values.isfinite().all():
@@ -97,11 +111,8 @@ class TensorFile:
         return f"{self.path}: the {name} reach {values.abs().max():.3g}, more than {dtype} holds; use `dtype: float32`"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.file.close()
-        complete = self.position == self.ends
-        if kind is None and complete:
-            os.replace(self.temporary, self.path)
-            return
-        self.temporary.unlink(missing_ok=True)
-        if kind is None:
-            raise ScapError(f"{self.path}: fewer entries were written than announced")
+        problem = f"{self.path}: fewer entries were written than announced"
+        incomplete = ScapError(problem) if kind is None and self.position != self.ends else None
+        super().__exit__(type(incomplete) if incomplete else kind, error, at)
+        if incomplete:
+            raise incomplete

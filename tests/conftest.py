@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -56,20 +56,52 @@ studies:
 targets:
   all: [quick, readings]
 """
-# Notes, when a job ends, which of the project's files it has imported.
+# Notes, when a job ends, which of the project's files it has imported, and which lines begin functions that it has called:
+# from the import of `job` on, as the scripts import PyTorch before, and not while modules are imported.
 HOOK = """
-import atexit, json, os, pathlib, sys
+import atexit, json, os, pathlib, sys, threading
+
+FOLDER = os.getcwd()
+called = {}
+
+class Start:
+    def find_spec(name, path=None, target=None):
+        if name == "job":
+            threading.setprofile(profile)
+            sys.setprofile(profile)
+
+def profile(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code.co_filename.startswith(FOLDER) and id(code) not in called and not importing(frame):
+        called[id(code)] = code
+
+def importing(frame):
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "<module>" and code.co_filename.startswith(FOLDER) and "/.snakemake/" not in code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 def note():
     job = getattr(sys.modules["__main__"], "snakemake", None)
     if hasattr(job, "rule"):
         files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
-        note = {"rule": job.rule, "files": [script, *(os.path.relpath(file) for file in files if file)]}
+        lines = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in list(called.values())]
+        note = {"rule": job.rule, "script": script, "files": [script, *(os.path.relpath(file) for file in files if file)],
+                "called": [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
-atexit.register(note)
+if "/.snakemake/scripts/" in sys.orig_argv[-1]:
+    atexit.register(note)
+    sys.meta_path.insert(0, Start)
 """
+
+
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """What a field of a settings class may hold."""
+    return next(each.metadata["choices"] for each in fields(cls) if each.name == name)
 
 
 @dataclass(frozen=True)
@@ -100,7 +132,11 @@ LONG = ("test_slurm.py", "test_storage.py", "test_workflow.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes first, so that no process is left with one at the end."""
+    """Markers by folder; and the files that take minutes first, so that no process is left with one at the end."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in ("workflow", "slurm"):
+            item.add_marker(folder)
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 

@@ -65,13 +65,15 @@ def part(images: Example, start: int, stop: int) -> Example:
 def checked_images(images: Example, batch_size: int = 1) -> Example:
     """The images; ScapError where they are none that a convolution reads, hold NaN, or differ in number."""
     found = [tensor for _, tensor in tensors_of(images)]
-    if (isinstance(images, Tensor) and (images.ndim != 4 or not len(images))) or not found or batch_size < 1:
-        shape = tuple(found[0].shape) if found else ()
-        raise ScapError(f"images {shape} must be (N, C, H, W), N and batch_size at least 1")
-    if isinstance(images, Tensor) and not images.is_floating_point():
-        raise ScapError(f"images are {images.dtype}; give floating-point images, normalised as in training")
+    if not found:
+        kind = type(images).__name__
+        raise ScapError(f"images is a {kind}; give a tensor (N, channels, H, W), a tuple or dict of tensors, or a DataLoader")
+    if isinstance(images, Tensor) and (images.ndim != 4 or not images.numel() or not images.is_floating_point()):
+        raise ScapError(f"images: {tuple(images.shape)} of {images.dtype}; give normalised floats (N, channels, H, W)")
+    if batch_size < 1:
+        raise ScapError(f"images: batch_size is {batch_size}; it must be at least 1")
     if not all(tensor.isfinite().all() for tensor in found if tensor.is_floating_point()):
-        raise ScapError("images hold NaN or infinity; repair or leave out these images")
+        raise ScapError("images: they hold NaN or infinity; normalise them as in training, or leave these images out")
     if len({len(tensor) if tensor.ndim else -1 for tensor in found}) > 1:
         raise ScapError("images: the arguments hold different numbers of images")
     return images

@@ -1,64 +1,21 @@
 """One low-capacity autoencoder per layer, shared by all its channels (docs/method.md, equations 6 and 9)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from scap.criterion.projections import ComplexBlock, PowerBlock, balance_parts
+from scap.criterion.settings import AutoencoderSettings
 from scap.criterion.spectra import Layout, Spectra
 from scap.criterion.spectral_magnitudes import magnitude_blocks
-from scap.errors import ScapError
+from scap.errors import DamagedFile
+from scap.reading import PRECISE, open_tensors
 from scap.tensors import save_tensors
 
-REPRESENTATIONS = ("complex", "power", "magnitude", "log-magnitude")
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda h: h}
-LOSSES = ("squared", "cosine")
-
-
-@dataclass(frozen=True)
-class AutoencoderSettings:
-    """What method.md leaves open about the autoencoder; the configuration's `autoencoders` have the same keys."""
-
-    representation: str = "complex"
-    domain: str = "frequency"
-    balance: str = "none"
-    kind: str = "nonlinear"
-    activation: str = "tanh"
-    bottleneck: int = 8
-    explained: float = 0.0  # adaptive: the smallest bottleneck up to `bottleneck` that explains this share of the energy
-    start: str = "principal"
-    loss: str = "squared"
-    epochs: int = 200
-    tolerance: float = 0.003
-    learning_rate: float = 0.1
-    batch_size: int = 16
-    seed: int = 0
-    workspace_mb: int = 256
-
-    def __post_init__(self) -> None:
-        choices = {
-            "representation": REPRESENTATIONS,
-            "domain": ("frequency", "space"),
-            "balance": ("none", "unit-rms"),
-            "kind": ("nonlinear", "linear"),
-            "activation": ("tanh", "relu"),
-            "start": ("principal", "random"),
-            "loss": LOSSES,
-        }
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                raise ScapError(f"autoencoder: {key} '{getattr(self, key)}' is unknown; choose one of {', '.join(allowed)}")
-        for key in ("bottleneck", "epochs", "learning_rate", "batch_size", "workspace_mb"):
-            if not getattr(self, key) > 0:
-                raise ScapError(f"autoencoder: {key} {getattr(self, key)} is not above 0")
-        for key in ("explained", "tolerance"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ScapError(f"autoencoder: {key} {getattr(self, key)} is not in [0, 1)")
 
 
 class Block(Protocol):
@@ -144,16 +101,22 @@ def fidelities(network: Autoencoder, spectra: Spectra, settings: AutoencoderSett
     return total / spectra.images
 
 
-def save_autoencoder(path: str | Path, network: Autoencoder) -> None:
-    """Write the weights and the activation's name to one safetensors file."""
-    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    save_tensors(Path(path), tensors, {"activation": network.activation})
+def save_autoencoder(path: str | Path, network: Autoencoder, layer: str = "", representation: str = "complex") -> None:
+    """Write the weights, and what they are for, to one safetensors file: activation, layer and representation."""
+    purpose = {"activation": network.activation, "layer": layer, "representation": representation}
+    save_tensors(path, network.state_dict(), purpose)
 
 
-def load_autoencoder(path: str | Path) -> Autoencoder:
-    """Read what `save_autoencoder` wrote; ScapError where the file is missing or damaged."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return Autoencoder(file.get_tensor("rows"), file.get_tensor("bias"), file.metadata()["activation"])
-    except (OSError, SafetensorError) as error:
-        raise ScapError(f"{path}: missing or damaged ({error}); delete it and run the workflow again") from error
+def load_autoencoder(path: str | Path, layer: str | None = None, representation: str | None = None) -> Autoencoder:
+    """Read what `save_autoencoder` wrote.
+
+    DamagedFile where the file is missing or damaged, holds no autoencoder, or one of another layer or representation.
+    """
+    wanted = {"layer": layer, "representation": representation}
+    with open_tensors(path, digest=True) as file:
+        file.check_identity({key: value for key, value in wanted.items() if value is not None})
+        bias = file.take("bias", ("d",), PRECISE)
+        rows = file.take("rows", (2 * len(bias) + 1, "channels", "frequencies"), PRECISE)
+        if (activation := file.metadata.get("activation")) not in ACTIVATIONS or rows.dtype != bias.dtype:
+            raise DamagedFile(path, f"is no autoencoder: activation {activation!r}, {rows.dtype} and {bias.dtype}")
+    return Autoencoder(rows, bias, activation)

@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from scap.errors import ScapError
+from scap.errors import DamagedFile, ScapError
+from scap.reading import open_tensors
 from scap.tensors import TensorFile
 
 DOMAINS = ("frequency", "space")
@@ -155,9 +155,10 @@ def spectra_of(inputs: Tensor, outputs: Tensor, domain: str = "frequency") -> Sp
 
 
 def open_activations(path: str | Path, layer: str) -> tuple[Tensor, Tensor]:
-    """X (N, C, H, W) and Y (N, K, H', W') of a layer from an activation file, memory-mapped."""
-    inputs, outputs, _ = _open_pair(path, f"{layer}.")
-    return inputs, outputs
+    """X (N, C, H, W) and Y (N, K, H', W') of a layer from an activation file, memory-mapped; DamagedFile where they are not."""
+    with open_tensors(path) as file:
+        inputs = file.take(f"{layer}.inputs", ("N", "C", "H", "W"))
+        return inputs, file.take(f"{layer}.outputs", ("N", "K", "H'", "W'"))
 
 
 def write_spectra(
@@ -176,7 +177,7 @@ def write_spectra(
     inputs, outputs = open_activations(activations, layer)
     (n, c, height, width), k = inputs.shape, outputs.shape[1]
     shapes = {"inputs": (n, c, height * width), "outputs": (n, k, height * width)}
-    metadata = {"height": str(height), "width": str(width)}
+    metadata = {"layer": layer, "height": str(height), "width": str(width)}
     with TensorFile(Path(path), shapes, dtype, metadata=metadata) as file:
         for start in range(0, n, batch_size):
             part = slice(start, start + batch_size)
@@ -188,19 +189,19 @@ def write_spectra(
 
 
 def open_spectra(path: str | Path, layer: str, domain: str = "frequency") -> Spectra:
-    """A layer's cached spectra, memory-mapped: its spectra file, or for `domain: space` the activation file."""
+    """A layer's cached spectra, memory-mapped: its spectra file, or for `domain: space` the activation file.
+
+    DamagedFile where the file is missing, damaged or of another layer.
+    """
     if domain == "space":
         inputs, outputs = open_activations(path, layer)
         height, width = inputs.shape[-2:]
         aligned = resize(outputs.float(), height, width).to(outputs.dtype) if outputs.shape[-2:] != (height, width) else outputs
         return Spectra(inputs.flatten(2), aligned.flatten(2), Layout(height, width, domain))
-    inputs, outputs, metadata = _open_pair(path)
-    return Spectra(inputs, outputs, Layout(int(metadata["height"]), int(metadata["width"])))
-
-
-def _open_pair(path: str | Path, prefix: str = "") -> tuple[Tensor, Tensor, dict[str, str]]:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return file.get_tensor(f"{prefix}inputs"), file.get_tensor(f"{prefix}outputs"), file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ScapError(f"{path}: missing or damaged ({error}); delete it and run the workflow again") from error
+    with open_tensors(path) as file:
+        file.check_identity({"layer": layer})
+        inputs, outputs = file.take("inputs", ("N", "C", "H·W")), file.take("outputs", ("N", "K", "H·W"))
+        sizes = [file.metadata.get(key, "") for key in ("height", "width")]
+    if not all(size.isdecimal() for size in sizes) or int(sizes[0]) * int(sizes[1]) != inputs.shape[2]:
+        raise DamagedFile(path, f"has {inputs.shape[2]} coordinates, but height and width {sizes}")
+    return Spectra(inputs, outputs, Layout(int(sizes[0]), int(sizes[1])))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scap.figures.style import COLOURS, DASHES, FONT, PAGE, add_legend, crowded, label_layers, new_figure, read_table, styled
+from scap.figures.style import COLOURS, DASHES, FONT, PAGE, add_legend, crowded, label_layers, new_figure, styled
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,15 +19,16 @@ QUANTITIES = {"fidelity": "fidelity (cosine)", "score": "score (dimensionless)"}
 
 
 @styled
-def fidelity_figure(scores_csv: Path | str, threshold: float, title: str = "") -> Figure:
-    """Fidelity and score of every channel by layer, with the threshold and the share of scores above it.
+def scores_figure(scores_csv: Path | str, threshold: float | None = None, title: str = "") -> Figure:
+    """Score of every channel by layer, and fidelity where the criterion has it, with the threshold if there is one.
 
-    Reads layer, channel, fidelity, score; where no fidelity is given (L1, random) only the score is drawn.
+    Reads layer, channel, score and, if it is there, fidelity.
     """
     from matplotlib.lines import Line2D
 
-    table = read_table(scores_csv, ["layer"], ["channel", "score"], ["fidelity"])
-    columns = [column for column in QUANTITIES if table[column].notna().any()]
+    table = read_table(scores_csv, ["layer"], ["channel", "score"])
+    columns = [column for column in QUANTITIES if column in table]
+    table = read_table(scores_csv, ["layer"], ["channel", *columns])
     figure = new_figure(PAGE, 0.6 + 1.5 * len(columns))
     panels = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
     for axes, column in zip(panels, columns, strict=True):
@@ -34,23 +36,25 @@ def fidelity_figure(scores_csv: Path | str, threshold: float, title: str = "") -
         axes.set_ylabel(QUANTITIES[column])
     layers = list(dict.fromkeys(table["layer"]))
     label_layers(panels[-1], layers)
-    tau = panels[-1].axhline(threshold, color="black", linestyle=DASHES[1], label=f"τ = {threshold:g}")
-    _share_above(panels[-1], table, layers, threshold)
-    dots: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 3}
-    kept = Line2D([], [], color=KEPT, label="score ≥ τ", **dots)
-    pruned = Line2D([], [], color=PRUNED, label="score < τ", **dots)
-    add_legend(figure, [kept, pruned, Line2D([], [], color="black", linewidth=2, label="median"), tau])
+    handles = [Line2D([], [], color="black", linewidth=2, label="median")]
+    if threshold is not None:
+        tau = panels[-1].axhline(threshold, color="black", linestyle=DASHES[1], label=f"τ = {threshold:g}")
+        _share_above(panels[-1], table, layers, threshold)
+        dots: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 3}
+        kept = Line2D([], [], color=KEPT, label="score ≥ τ", **dots)
+        handles = [kept, Line2D([], [], color=PRUNED, label="score < τ", **dots), *handles, tau]
+    add_legend(figure, handles)
     if title:
         figure.suptitle(title)
     return figure
 
 
-def _strip(axes: Axes, table: pd.DataFrame, column: str, threshold: float) -> None:
+def _strip(axes: Axes, table: pd.DataFrame, column: str, threshold: float | None) -> None:
     """One dot for each channel, coloured by the threshold, and the median of each layer."""
     position = {layer: index for index, layer in enumerate(dict.fromkeys(table["layer"]))}
     # Multiples of the golden ratio spread the dots evenly and are the same in every drawing.
     x = table["layer"].map(position) + 0.7 * ((table["channel"] * 0.6180339887) % 1 - 0.5)
-    colours = [KEPT if kept else PRUNED for kept in table["score"] >= threshold]
+    colours = [KEPT if threshold is None or score >= threshold else PRUNED for score in table["score"]]
     size = min(8.0, max(2.5, 6000 / len(table)))
     axes.scatter(x, table[column], s=size, c=colours, linewidths=0, alpha=0.7)
     medians = table.groupby("layer")[column].median()

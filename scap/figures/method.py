@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scap.errors import ScapError
-from scap.figures.style import PAGE, new_figure, read_table, styled
+from scap.figures.style import PAGE, new_figure, styled
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     import numpy as np

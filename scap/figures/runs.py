@@ -7,29 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scap.errors import ScapError
-from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, read_table, styled
+from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, styled
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SIZES = {"threshold": "τ =", "macs": "share of FLOPs left", "params": "share of parameters left"}
 REMOVED = {"macs_removed": "FLOPs removed (%)", "params_removed": "parameters removed (%)"}
 
 
 @styled
 def tradeoff_figure(runs_csv: Path | str) -> Figure:
-    """Top-1 against FLOPs and parameters removed: a line for each criterion and track, a point a threshold.
+    """Top-1 against FLOPs and parameters removed: a colour a criterion, a dash a compensation and schedule, a point a size.
 
-    Reads network, seed, criterion, threshold, track, top1_baseline and top1 (per cent), macs_removed and
+    Reads network, seed, criterion, widths, size, compensation, schedule, top1_baseline and top1 (per cent), macs_removed and
     params_removed (fractions). Points are means over seeds, bars the sample standard deviation.
     """
-    columns = ["seed", "threshold", "top1_baseline", "top1", *REMOVED]
-    runs = read_table(runs_csv, ["network", "criterion", "track"], columns)
+    axes_of_runs = ["network", "criterion", "widths", "size", "compensation", "schedule"]
+    runs = read_table(runs_csv, axes_of_runs, ["seed", "top1_baseline", "top1", *REMOVED])
     runs[list(REMOVED)] *= 100
-    if runs["network"].nunique() > 1:
-        runs["criterion"] = runs["network"] + " " + runs["criterion"]
     baselines = runs.drop_duplicates(["network", "seed"]).groupby("network", sort=False)["top1_baseline"].mean()
+    runs["line"], runs["look"] = _joined(runs, ["network", "criterion", "widths"]), _joined(runs, ["compensation", "schedule"])
     figure = new_figure(PAGE, 2.5)
     for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), REMOVED.items(), strict=True):
         _curves(axes, runs, column)
@@ -42,61 +43,76 @@ def tradeoff_figure(runs_csv: Path | str) -> Figure:
     return figure
 
 
+def _joined(runs: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """The columns that tell runs apart as one text a run; the criterion always."""
+
+    named = [column for column in columns if column == "criterion" or runs[column].nunique() > 1]
+    texts = ["widths: {}" if column == "widths" else "{}" for column in named]
+    return (
+        runs[named].apply(lambda row: ", ".join(map(str.format, texts, row)), axis=1)
+        if named
+        else runs["seed"].map(lambda _: "")
+    )
+
+
 def _baseline_style(index: int) -> dict[str, Any]:
     return {"color": "black", "linewidth": 0.8, "linestyle": DASHES[2 + index % 2]}
 
 
-def _track_style(index: int, colour: str) -> dict[str, Any]:
-    """Dashes of a track, and open markers for all but the first, which tell single points apart."""
+def _dashes(index: int, colour: str) -> dict[str, Any]:
+    """Dashes of a compensation and schedule, and open markers for all but the first, which tell single points apart."""
     marker = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 0.8} if index else {}
     return {"linestyle": DASHES[index % len(DASHES)], **marker}
 
 
 def _curves(axes: Axes, runs: pd.DataFrame, column: str) -> None:
     """The means over seeds of top-1 against this column, with the spread over seeds both ways."""
-    tracks = list(runs["track"].unique())
-    for index, criterion in enumerate(runs["criterion"].unique()):
-        for track, lines in runs[runs["criterion"] == criterion].groupby("track", sort=False):
-            points = lines.groupby("threshold")[[column, "top1"]]
-            mean, spread = points.mean(), points.std()
+    looks = list(runs["look"].unique())
+    for index, line in enumerate(runs["line"].unique()):
+        for look, points in runs[runs["line"] == line].groupby("look", sort=False):
+            values = points.groupby("size")[[column, "top1"]]
+            mean, spread = values.mean().sort_values(column), values.std()
+            spread = spread.loc[mean.index]
             several = bool(spread["top1"].notna().any())
             bars = {"xerr": spread[column], "yerr": spread["top1"]} if several else {}
-            bars |= {"elinewidth": 0.6, "capsize": 1.5, "label": f"{criterion} ({track})"}
-            look = line_style(index) | _track_style(tracks.index(track), line_style(index)["color"])
-            axes.errorbar(mean[column], mean["top1"], **look, **bars)
+            bars |= {"elinewidth": 0.6, "capsize": 1.5, "label": f"{line} ({look})"}
+            style = line_style(index) | _dashes(looks.index(look), line_style(index)["color"])
+            axes.errorbar(mean[column], mean["top1"], **style, **bars)
     low, high = runs[column].min(), runs[column].max()
-    if high - low < 5:  # one threshold: equal widths must not be blown up to a scale of thousandths
+    if high - low < 5:  # one size: equal widths must not be blown up to a scale of thousandths
         left = min((low + high) / 2 - 2.8, 94.3)
         axes.set_xlim(left, left + 5.6)
 
 
 def _tradeoff_handles(runs: pd.DataFrame, baselines: pd.Series) -> list[Any]:
-    """Legend entries: a colour and marker a criterion, a dash a track (if several), the baselines."""
+    """Legend entries: a colour and marker a line, a dash a compensation and schedule (if several), the baselines."""
     from matplotlib.lines import Line2D
 
-    looks = [(name, line_style(index)) for index, name in enumerate(runs["criterion"].unique())]
-    tracks = runs["track"].unique()
-    if len(tracks) > 1:
-        looks += [
-            (f"track: {track}", {"color": "0.3", "marker": "o", **_track_style(index, "0.3")})
-            for index, track in enumerate(tracks)
-        ]
+    entries = [(name, line_style(index)) for index, name in enumerate(runs["line"].unique())]
+    looks = runs["look"].unique()
+    if len(looks) > 1:
+        entries += [(look, {"color": "0.3", "marker": "o", **_dashes(index, "0.3")}) for index, look in enumerate(looks)]
     for index, (network, top1) in enumerate(baselines.items()):
         prefix = f"{network} " if len(baselines) > 1 else ""
-        looks.append((f"{prefix}baseline ({top1:.2f} %)", _baseline_style(index)))
-    return [Line2D([], [], label=label, **look) for label, look in looks]
+        entries.append((f"{prefix}baseline ({top1:.2f} %)", _baseline_style(index)))
+    return [Line2D([], [], label=label, **look) for label, look in entries]
 
 
 def _describe(runs: pd.DataFrame) -> str:
-    """Which thresholds, how many seeds and (if only one) which track the points stand for."""
-    thresholds = sorted(runs["threshold"].unique())
-    values = ", ".join(f"{value:g}" for value in thresholds)
-    if len(thresholds) > 6:
-        values = f"{thresholds[0]:g} to {thresholds[-1]:g} ({len(thresholds)} values)"
-    seeds = runs.groupby(["criterion", "track", "threshold"])["seed"].nunique()
+    """Which sizes and how many seeds the points stand for, and what all runs share."""
+    kinds = runs["size"].str.partition("-")
+    parts = []
+    for kind, values in kinds.groupby(0)[2]:
+        numbers = sorted(values.astype(float).unique())
+        text = ", ".join(f"{value:g}" for value in numbers)
+        if len(numbers) > 6:
+            text = f"{numbers[0]:g} to {numbers[-1]:g} ({len(numbers)} values)"
+        parts.append(f"{SIZES.get(str(kind), kind)} {text}")
+    seeds = runs.groupby(["line", "look", "size"])["seed"].nunique()
     count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    text = f"points: τ = {values}; " + ("one seed" if seeds.max() == 1 else f"mean ± s.d. over {count} seeds")
-    return text + (f"; track: {runs['track'].iloc[0]}" if runs["track"].nunique() == 1 else "")
+    parts.append("one seed" if seeds.max() == 1 else f"mean ± s.d. over {count} seeds")
+    shared = [f"{key}: {runs[key].iloc[0]}" for key in ("compensation", "schedule") if runs[key].nunique() == 1]
+    return "; ".join(["points: " + ", ".join(parts[:-1]), parts[-1], *shared])
 
 
 @styled

@@ -1,32 +1,33 @@
-"""The figure of a study: readings of the criterion side by side."""
+"""Interpretations of the criterion side by side, without any training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scap.figures.style import COLOURS, FONT, MARKERS, PAGE, add_legend, new_figure, read_table, styled
+from scap.figures.style import COLOURS, FONT, MARKERS, PAGE, add_legend, new_figure, styled
 from scap.published import PUBLISHED
+from scap.reading import read_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REMOVED = {"macs_removed": "FLOPs removed", "params_removed": "parameters removed"}
-RANKS = {"rank_correlation_first": "with the first reading", "rank_correlation_l1": "with the L1 norm"}
+RANKS = {"rank_correlation_first": "with the first", "rank_correlation_l1": "with the L1 norm"}
 
 
 @styled
-def study_figure(study_csv: Path | str) -> Figure:
-    """A line for each reading, nearest to the published size on top: what is removed, and how alike the rankings are.
+def sensitivity_figure(sensitivity_csv: Path | str) -> Figure:
+    """A line for each criterion, nearest to the published size on top: what is removed, and how alike the rankings are.
 
     Reads criterion, threshold, distance_to_published, macs_removed, params_removed (fractions), rank_correlation_first
     and rank_correlation_l1 (NaN: it ranks nothing). Points are means over seeds, bars reach from the lowest to the highest.
     """
-    table = read_table(study_csv, ["criterion"], ["threshold", "distance_to_published", *REMOVED], list(RANKS))
+    table = read_table(sensitivity_csv, ["criterion"], ["threshold", "distance_to_published", *REMOVED], list(RANKS))
     table[list(REMOVED)] *= 100
-    readings = table.groupby("criterion", sort=False)
-    order = readings["distance_to_published"].mean().sort_values(kind="stable").index[::-1]
-    mean, low, high = (readings[[*REMOVED, *RANKS]].agg(how).loc[order] for how in ("mean", "min", "max"))
+    criteria = table.groupby("criterion", sort=False)
+    order = criteria["distance_to_published"].mean().sort_values(kind="stable").index[::-1]
+    mean, low, high = (criteria[[*REMOVED, *RANKS]].agg(how).loc[order] for how in ("mean", "min", "max"))
     figure = new_figure(PAGE, 0.6 + 1.6 * FONT * len(order) / 72)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, columns, first in ((left, REMOVED, 0), (right, RANKS, 2)):

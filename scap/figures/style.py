@@ -1,17 +1,18 @@
-"""What the figures share: style, palette, legend, reading of tables, reproducible writing."""
+"""What the figures share: style, palette, legend, reproducible writing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from scap.errors import ScapError
+from scap.writing import write_whole
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -45,9 +46,10 @@ def save(figure: Figure, paths: Iterable[Path | str]) -> None:
     for path in map(Path, paths):
         if path.suffix not in METADATA:
             raise ScapError(f"{path}: figures are written as {' or '.join(METADATA)}, not {path.suffix!r}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        image = BytesIO()
         with style.context(["default", STYLE]):
-            figure.savefig(path, dpi=DPI, metadata=METADATA[path.suffix])
+            figure.savefig(image, format=path.suffix[1:], dpi=DPI, metadata=METADATA[path.suffix])
+        write_whole(path, image.getvalue())
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
@@ -74,35 +76,6 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def read_table(
-    path: Path | str, text: Sequence[str] = (), numbers: Sequence[str] = (), optional: Sequence[str] = ()
-) -> pd.DataFrame:
-    """The table with these columns (`optional`: numbers or NaN); ScapError names the file and the column."""
-    import pandas as pd
-
-    expected = [*text, *numbers, *optional]
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
-    except pd.errors.EmptyDataError:
-        table = pd.DataFrame(columns=expected)
-    except (OSError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ScapError(f"{path}: not readable as a CSV table ({error}); write it again") from error
-    for column in expected:
-        if column not in table:
-            found = ", ".join(map(str, table.columns))
-            raise ScapError(f"{path}: column {column!r} is missing (found: {found}); write the table again")
-    if table.empty:
-        raise ScapError(f"{path}: the table has no rows (columns {', '.join(expected)}); write it again")
-    for column in expected:
-        values = table[column] if column in text else pd.to_numeric(table[column], errors="coerce")
-        wrong = values.isna() & (table[column].notna() if column in optional else True)
-        if wrong.any():
-            row, kind = int(wrong.to_numpy().argmax()) + 1, "text" if column in text else "a number"
-            raise ScapError(f"{path}: column {column!r}, row {row} is not {kind}; write the table again")
-        table[column] = values
-    return table
 
 
 def crowded(texts: Sequence[str]) -> bool:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from scap.errors import ScapError
+from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
 from scap.models.layers import conv_layers
+from scap.models.names import own_function
 from scap.pruning.history import applied, last_applied, note
 from scap.pruning.plans import Plan, channel_indices
-from scap.pruning.state import State, fill, fit_shapes, state_of
+from scap.pruning.state import State, fill, fit_shapes, is_complete, state_of
+from scap.reading import open_tensors
 from scap.tensors import save_tensors
 
 FORMAT = "scap-network-1"
@@ -81,46 +82,71 @@ def _check_widths(network: nn.Module, plan: Plan) -> None:
             )
 
 
-def load_network(path: str | Path, build: Callable[[], nn.Module] | None = None, example: Example | None = None) -> nn.Module:
+def load_network(
+    path: str | Path,
+    build: Callable[[], nn.Module] | None = None,
+    example: Example | None = None,
+    *,
+    run_code: bool = False,
+) -> nn.Module:
     """The network of a file by save_network, in evaluation mode on the CPU, from that file alone.
 
     `build` makes the unpruned network where the file names no architecture; a pruned network is run once, on `example`
-    or on zeros of the saved shape. Raises ScapError for a missing or damaged file and where network and weights do not
-    fit; nothing much larger than the file is allocated before that is known.
+    or on zeros of the saved shape. `run_code`: whether a Python file that it names as its architecture
+    (FILE.py:FUNCTION) may be run; say so of files you trust. Raises ScapError for a missing or damaged file and where
+    network and weights do not fit; nothing much larger than the file is allocated before that is known.
     """
-    metadata, tensors = _read_all(path), _read_weights(path)
-    plan, state = metadata["plan"] or {}, State(tensors, metadata)
-    if build is None:
-        network = _built(path, metadata, state)
-    else:
-        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
-            network = build()
-        with _naming(path):
-            fit_shapes(network, state, plan)
-    with _naming(path):
-        fill(network, state)
+    metadata, state = _read(path)
+    plan = metadata["plan"] or {}
+    network = _made(path, metadata, state, build, run_code)
     if plan:
         note(network, None, plan)
         _try(path, network, metadata["example_shape"], example, named=build is None)
     return network.eval()
 
 
-def _built(path: str | Path, metadata: dict[str, Any], state: State) -> nn.Module:
-    """The network of a named architecture, made without memory first, to see whether the file's weights fit it."""
+def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None, *, run_code: bool = False) -> nn.Module:
+    """As load_network, for a file without a plan, such as a baseline's."""
+    metadata, state = _read(path)
+    if metadata["plan"]:
+        raise ScapError(f"{path}: is a pruned network where an unpruned one is wanted; load it with load_network")
+    return _made(path, metadata, state, build, run_code).eval()
+
+
+def _made(
+    path: str | Path, metadata: dict[str, Any], state: State, build: Callable[[], nn.Module] | None, run_code: bool
+) -> nn.Module:
+    """The network with the state's shapes and values; a named one is first made without memory, to see whether it fits."""
+    plan = metadata["plan"] or {}
+    with _naming(path):
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
+            if build is not None:
+                network = build()
+            else:
+                with torch.device("meta"):
+                    network = _build_named(path, metadata, run_code)
+                fit_shapes(copy.deepcopy(network), state, plan)
+                if not is_complete(network, state):  # it holds tensors that the file does not have
+                    network = _build_named(path, metadata, run_code)
+        fit_shapes(network, state, plan)
+        fill(network, state)
+    return network
+
+
+def _build_named(path: str | Path, metadata: dict[str, Any], run_code: bool) -> nn.Module:
     from scap.models.build import build_network
 
     remedy = "pass `build`, a function that makes the unpruned network"
     if metadata["architecture"] is None:
-        raise ScapError(f"{path}: names no architecture; {remedy}")
+        raise ScapError(f"names no architecture; {remedy}")
+    if own_function(metadata["architecture"]) and not run_code:
+        asked = "which is not run unasked; give run_code=True where you trust the file"
+        raise ScapError(f"its network is made by {metadata['architecture']}, {asked}, or {remedy}")
     try:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            network = build_network(metadata["architecture"], **metadata["arguments"])
+        return build_network(metadata["architecture"], **metadata["arguments"])
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ScapError(f"{path}: cannot build its network ({reason}); {remedy}") from error
-    with _naming(path):
-        fit_shapes(network, state, metadata["plan"] or {})
-    return network
+        raise ScapError(f"cannot build its network ({reason}); {remedy}") from error
 
 
 def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example: Example | None, named: bool) -> None:
@@ -140,27 +166,28 @@ def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example:
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """`architecture`, `arguments`, `plan`, `example_shape` and `extra` of a file by save_network."""
-    metadata = _read_all(path)
+    metadata = _read(path, weights=False)[0]
     return {field: metadata[field] for field in FIELDS}
 
 
-def _read_all(path: str | Path) -> dict[str, Any]:
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
-    if FORMAT not in metadata:
-        raise ScapError(f"{path}: is no network saved by SCAP (its format is not {FORMAT!r})")
-    try:
-        fields = json.loads(metadata[FORMAT])
-        _check_types(fields)
-        return fields
-    except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
-        raise ScapError(f"{path}: the file is damaged ({error!r}); make it again") from error
+def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], State]:
+    with open_tensors(path) as file:
+        if FORMAT not in file.metadata or not file.verified:
+            raise DamagedFile(path, f"is no network saved by SCAP (its format is not {FORMAT!r}, or it has no checksum)")
+        try:
+            fields = json.loads(file.metadata[FORMAT])
+            _check_types(fields)
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise DamagedFile(path, f"the file is damaged ({error!r})") from error
+        tensors = {name: file.file.get_tensor(name).clone() for name in file.names} if weights else {}
+    return fields, State(tensors, fields)
 
 
 def _check_types(fields: dict[str, Any]) -> None:
     kinds = {"architecture": str, "arguments": dict, "plan": dict, "example_shape": list, "extra": dict}
     for field, kind in kinds.items():
-        if not isinstance(fields[field], kind | (type(None) if field in ("architecture", "plan", "example_shape") else kind)):
+        optional = type(None) if field in ("architecture", "plan", "example_shape") else kind
+        if not isinstance(fields[field], kind | optional):
             raise TypeError(f"{field} is no {kind.__name__}")
     for layer, kept in (fields["plan"] or {}).items():
         if not isinstance(kept, list) or not all(type(channel) is int and channel >= 0 for channel in kept):
@@ -169,25 +196,9 @@ def _check_types(fields: dict[str, Any]) -> None:
         raise TypeError("example_shape is no list of sizes")
 
 
-def _read_weights(path: str | Path) -> dict[str, Tensor]:
-    with _opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
 @contextmanager
 def _naming(path: str | Path) -> Iterator[None]:
     try:
         yield
     except ScapError as error:
         raise ScapError(f"{path}: {error}") from error
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise ScapError(f"{path}: there is no such file; make it first") from error
-    except (SafetensorError, OSError) as error:
-        raise ScapError(f"{path}: the file is damaged, or no safetensors ({error}); make it again") from error

@@ -23,10 +23,11 @@ class Graph:
     """What the channels of a network (in evaluation mode) depend on, from one run of it and one in training mode.
 
     `groups` are the sets of slices that can only be removed together; they are found for all layers, whether they can be
-    pruned alone or not. Branches that only training runs count like all others.
+    pruned alone or not. Branches that only training runs count like all others (not with `training` off). `norms`: layer ->
+    the batch norm that alone reads its outputs.
     """
 
-    def __init__(self, network: nn.Module, example: Example) -> None:
+    def __init__(self, network: nn.Module, example: Example, training: bool = True) -> None:
         self.network, self.ledger = network, Ledger()
         self.convolutions = {name: module for name, module in network.named_modules() if isinstance(module, _ConvNd)}
         self.example = example
@@ -34,7 +35,8 @@ class Graph:
         evaluated = Tracing(network, self.ledger)
         evaluated.follow(network, example)
         self.used, self.computed = set(evaluated.used), dict(evaluated.computed)
-        self.untrained = self._train(example)
+        self.norms = evaluated.norms
+        self.untrained = self._train(example) if training else None
         self.trains_more = self.used != evaluated.used
         self.groups = Groups(self.ledger)
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scap.checks import check_number
 from scap.errors import ScapError
+from scap.reading import FRACTION, channel_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,27 +30,94 @@ def channel_indices(layer: str, kept: Any) -> list[int]:
     return indices
 
 
-def plan_at(table: "pd.DataFrame", threshold: float, multiple: int = 1) -> Plan:
-    """Channels kept per layer of a score table: I_k ≥ τ, never none, their number rounded up to a multiple (equation 12)."""
-    if not 0 <= threshold <= 1:
-        raise ScapError(f"threshold is {threshold}; it must lie in [0, 1]")
-    widths = {layer: int((values >= threshold).sum()) for layer, values in _scores(table).items()}
-    return plan_of_widths(table, widths, multiple)
+def plan_at(
+    table: "pd.DataFrame",
+    threshold: float,
+    multiple: int = 1,
+    *,
+    min_channels: int = 1,
+    channels: Mapping[str, int] | None = None,
+) -> Plan:
+    """The channels whose scores reach a threshold (equation 12); no layer is ever emptied.
+
+    Args:
+        table: A score table; its rows may come in any order.
+        threshold: τ in [0, 1]; channels with I_k ≥ τ are kept. A lower one never prunes more.
+        multiple: Widths are rounded up to a multiple of this, with the next best channels.
+        min_channels: A layer keeps this many at least, or all that it has.
+        channels: Numbers of output channels by layer that the table must have, where it shall be checked.
+
+    Returns:
+        Layer -> increasing indices of the channels kept.
+
+    Raises:
+        ScapError: For a threshold outside of [0, 1], and for a table that is damaged (a layer's channels are not 0 … K-1
+            once each, a score is no number in [0, 1]) or does not have these `channels`.
+
+    Example:
+        >>> import pandas, scap
+        >>> table = pandas.DataFrame({"layer": ["conv"] * 4, "channel": range(4), "score": [0.9, 0.1, 0.6, 0.3]})
+        >>> scap.plan_at(table, threshold=0.5)
+        {'conv': [0, 2]}
+        >>> scap.plan_at(table, threshold=0.5, multiple=3)
+        {'conv': [0, 2, 3]}
+    """
+    check_number(threshold, "threshold", 0, 1)
+    widths = {layer: int((values >= threshold).sum()) for layer, values in layer_scores(table, channels).items()}
+    return plan_of_widths(table, widths, multiple, min_channels=min_channels, channels=channels)
 
 
-def plan_of_widths(table: "pd.DataFrame", widths: Mapping[str, int], multiple: int = 1) -> Plan:
-    """The `widths[layer]` best channels of each layer, at least one, rounded up to a multiple, at most all of them."""
-    if isinstance(multiple, bool) or not isinstance(multiple, int | np.integer) or multiple < 1:
-        raise ScapError(f"multiple is {multiple!r}; it must be an integer, 1 or more")
+def plan_of_widths(
+    table: "pd.DataFrame",
+    widths: Mapping[str, int],
+    multiple: int = 1,
+    *,
+    min_channels: int = 1,
+    channels: Mapping[str, int] | None = None,
+) -> Plan:
+    """The best channels of each layer, as many as `widths` says: one criterion's ranking at the widths of another.
+
+    Args:
+        table: A score table; its rows may come in any order.
+        widths: How many channels each layer keeps.
+        multiple: Widths are rounded up to a multiple of this.
+        min_channels: A layer keeps this many at least, or all that it has.
+        channels: Numbers of output channels by layer that the table must have, where it shall be checked.
+
+    Returns:
+        Layer -> increasing indices of the channels kept. Of equal scores the channel of the smaller index is better.
+
+    Raises:
+        ScapError: As `plan_at`, and for a layer without a width.
+
+    Example:
+        >>> import pandas, scap
+        >>> table = pandas.DataFrame({"layer": ["conv"] * 4, "channel": range(4), "score": [0.9, 0.1, 0.6, 0.3]})
+        >>> scap.plan_of_widths(table, {"conv": 3})
+        {'conv': [0, 2, 3]}
+    """
+    check_number(multiple, "multiple", 1, whole=True)
+    check_number(min_channels, "min_channels", 1, whole=True)
     plan = {}
-    for layer, values in _scores(table).items():
+    for layer, values in layer_scores(table, channels).items():
         if layer not in widths:
             raise ScapError(f"layer {layer}: no width is given for it; the two criteria score different layers")
-        wanted = -(-max(1, widths[layer]) // multiple) * multiple
+        check_number(widths[layer], f"layer {layer}: width", 0, whole=True)
+        wanted = -(-max(min_channels, widths[layer]) // multiple) * multiple
         best = np.argsort(-values, kind="stable")[:wanted]
         plan[layer] = sorted(int(k) for k in best)
     return plan
 
 
-def _scores(table: "pd.DataFrame") -> dict[str, NDArray[np.float64]]:
-    return {str(layer): part["score"].to_numpy(float) for layer, part in table.groupby("layer", sort=False)}
+def layer_scores(table: "pd.DataFrame", channels: Mapping[str, int] | None = None) -> dict[str, NDArray[np.float64]]:
+    """The checked scores of each layer by channel, (K,); `channels`: K of each layer that the table must hold."""
+    scores = channel_values(table, "score", FRACTION)
+    for layer, count in (channels or {}).items():
+        if layer not in scores:
+            raise ScapError(f"score table: layer {layer} is missing; make the scores of this network again")
+        if len(scores[layer]) != count:
+            problem = f"layer {layer} has {len(scores[layer])} channels, but the network's has {count}"
+            raise ScapError(f"score table: {problem}; make the scores of this network again")
+    if channels is not None and (unknown := scores.keys() - channels.keys()):
+        raise ScapError(f"score table: layer {min(unknown)} is not among the layers to be pruned; make the scores again")
+    return scores if channels is None else {layer: scores[layer] for layer in channels}

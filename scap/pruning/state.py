@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
 from scap.models.layers import conv_layers, refresh_sizes, replace_tensors
@@ -93,6 +94,7 @@ def fit_shapes(network: nn.Module, state: State, plan: Plan) -> None:
     or a convolution has other output channels than the plan says.
     """
     found = state.shapes()
+    _create_biases(network, found)
     _check_rows(network, found, plan)
     own = _tensors(network)
     for name, tensor in own.items():
@@ -102,6 +104,22 @@ def fit_shapes(network: nn.Module, state: State, plan: Plan) -> None:
     if missing:
         raise ScapError(f"{NOT_FITTING}: it has no {missing[0]}")
     _replace(network, own, found)
+
+
+def is_complete(network: nn.Module, state: State) -> bool:
+    """Whether `state` holds every tensor of a network, so that nothing of it is lost when it is made without memory."""
+    other = any(isinstance(value, Tensor) for module in network.modules() for value in vars(module).values())
+    return not other and _tensors(network).keys() <= state.shapes().keys()
+
+
+def _create_biases(network: nn.Module, found: dict[str, Tensor]) -> None:
+    """Compensation gives a bias to a layer that had none and no batch norm behind it: room for those in the file."""
+    modules = dict(network.named_modules())
+    for name, value in found.items():
+        layer, _, kind = name.rpartition(".")
+        module = modules.get(layer)
+        if kind == "bias" and isinstance(module, _ConvNd | nn.Linear) and module.bias is None and value.is_floating_point():
+            module.bias = nn.Parameter(torch.empty_like(value))
 
 
 def _check_rows(network: nn.Module, found: dict[str, Tensor], plan: Plan) -> None:

@@ -5,7 +5,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,18 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scap.data.datasets import Dataset, Images, normalise
+from scap.data.folder import FolderImages
 from scap.errors import ScapError
 from scap.models.layers import initialise_convolutions
-from scap.training.augmentation import augmented_batches
+from scap.models.memory import memory_format
+from scap.training.augmentation import augmented_batches, check_sizes
+from scap.training.optimiser import make_optimisers, set_learning_rate
 from scap.training.progress import History, fingerprint, load_progress, save_progress
 from scap.training.settings import TrainingSettings, learning_rate_at
 
 Device = torch.device | str
+BATCH_PIXELS = 500 * 32 * 32  # of an evaluation
 logger = logging.getLogger(__name__)
 
 
 def reset_network(network: nn.Module, seed: int) -> None:
-    """Initialise all parameters and buffers anew from `seed`, in place, and alike on every device."""
+    """Initialise all parameters and buffers from scratch by `seed`, in place, and alike on every device."""
     device = next(network.parameters()).device
     network.cpu()
     with torch.random.fork_rng(devices=[]):
@@ -41,22 +45,31 @@ def reset_network(network: nn.Module, seed: int) -> None:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    images: Images,
+    images: Images | FolderImages,
     mean: Tensor,
     std: Tensor,
     device: Device = "cpu",
-    batch_size: int = 500,
+    batch_size: int | None = None,
 ) -> float:
-    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none."""
+    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none.
+
+    By default a batch has as many pixels as 500 images of 32x32.
+    Raises ScapError where an output is NaN or infinite: the largest of them would be a class.
+    """
     if not len(images):
         return math.nan
     was_training = network.training
     network.to(device).eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
-        inputs = normalise(batch, mean, std, device).contiguous(memory_format=torch.channels_last)
-        correct += (network(inputs).argmax(1) == labels.to(device)).sum()
+    order = memory_format(network, device)
+    correct, wrong = torch.zeros(2, dtype=torch.int64, device=device)
+    for batch, labels in images.batches(batch_size or max(1, BATCH_PIXELS // math.prod(images.shape[1:]))):
+        logits = network(normalise(batch, mean, std, device).contiguous(memory_format=order))
+        correct += (logits.argmax(1) == labels.to(device)).sum()
+        wrong += (~logits.isfinite()).any(1).sum()
     network.train(was_training)
+    if wrong:
+        problem = f"the network's outputs for {int(wrong)} of {len(images)} images are NaN or infinite"
+        raise ScapError(f"{problem}: it has diverged, or its file is damaged; train it again, at a smaller learning_rate")
     return 100 * int(correct) / len(images)
 
 
@@ -97,51 +110,66 @@ class _Run:
     network: nn.Module
     average: nn.Module | None
     teacher: nn.Module | None
-    optimiser: torch.optim.SGD
+    optimisers: list[torch.optim.Optimizer]
     settings: TrainingSettings
+    seed: int
     autocast: bool
+    order: torch.memory_format
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, by name; aliases, not copies."""
         tensors = self.network.state_dict(prefix="network.")
         if self.average is not None:
             tensors |= self.average.state_dict(prefix="average.")
+        states = {parameter: state for optimiser in self.optimisers for parameter, state in optimiser.state.items()}
         for name, parameter in self.network.named_parameters():
-            tensors[f"momentum.{name}"] = self.optimiser.state[parameter]["momentum_buffer"]
+            tensors[f"momentum.{name}"] = states[parameter]["momentum_buffer"]
         return tensors
 
 
-def _place(network: nn.Module, device: Device, memory_format: torch.memory_format) -> nn.Module:
-    return network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+def _place(network: nn.Module, device: Device, order: torch.memory_format) -> nn.Module:
+    return network.to(device=device, memory_format=order)  # type: ignore[call-overload]
 
 
-def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, device: Device) -> _Run:
+def _order(networks: Iterable[nn.Module], device: Device) -> torch.memory_format:
+    """One order in memory that suits all `networks`, as they see the same images."""
+    return memory_format(nn.ModuleList(networks), device)
+
+
+def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSettings, seed: int, device: Device) -> _Run:
     if settings.distillation and teacher is None:
         raise ScapError(f"distillation: {settings.distillation} needs a teacher; without one set it to 0")
-    _place(network, device, torch.channels_last)
-    if settings.distillation and teacher is not None:
-        teacher = _place(copy.deepcopy(teacher), device, torch.channels_last).eval()
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.momentum > 0,
-    )
-    for parameter in network.parameters():  # as the first step would make them, so that state() is complete
-        optimiser.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    teacher = copy.deepcopy(teacher) if settings.distillation else None
+    order = _order(filter(None, (network, teacher)), device)
+    _place(network, device, order)
+    if teacher is not None:
+        _place(teacher, device, order).eval()
+    optimisers = make_optimisers(network, settings)
     average = copy.deepcopy(network).requires_grad_(False) if settings.ema else None
-    teacher = teacher if settings.distillation else None
-    return _Run(network, average, teacher, optimiser, settings, _autocasts(settings, device))
+    return _Run(network, average, teacher, optimisers, settings, seed, _autocasts(settings, device), order)
 
 
-def _identity(run: _Run, dataset: Dataset, seed: int, device: Device, version: str) -> str:
+@torch.no_grad()
+def _check_small_images(network: nn.Module, channels: int, settings: TrainingSettings, device: Device) -> None:
+    """Raise ScapError for a size in `small_images` that `network` cannot take; the network stays as it is."""
+    probe = copy.deepcopy(network).eval() if settings.small_images else network
+    for side in sorted(set(settings.small_images)):
+        try:
+            probe(torch.zeros(1, channels, side, side, device=device))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ScapError(
+                f"small_images: the network takes no images of {side} pixels ({reason}); give larger ones"
+            ) from error
+
+
+def _identity(run: _Run, dataset: Dataset, device: Device, version: str) -> str:
     """Fingerprint of all that determines the result, the code included as far as `version` tells it."""
-    tensors = run.state() | {"images": dataset.train.images, "labels": dataset.train.labels}
+    tensors = run.state() | dataset.train.identity()
     tensors |= {"mean": dataset.mean, "std": dataset.std}
     if run.teacher is not None:
         tensors |= run.teacher.state_dict(prefix="teacher.")
-    facts = [asdict(run.settings), run.autocast, seed, torch.device(device).type, torch.__version__, version]
+    facts = [asdict(run.settings), run.autocast, run.seed, torch.device(device).type, torch.__version__, version]
     return fingerprint(facts, tensors)
 
 
@@ -155,26 +183,24 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
             mean.copy_(values[name])
 
 
-def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int) -> dict[str, float]:
+def _train_epoch(run: _Run, data: Images | FolderImages, mean: Tensor, std: Tensor, epoch: int) -> dict[str, float]:
     """One pass over `data`: the last step's learning rate, the mean loss, the top-1 in percent on the fly."""
-    settings, network, device = run.settings, run.network.train(), data.images.device
+    settings, network, device = run.settings, run.network.train(), data.device
     steps = max(1, len(data) // settings.batch_size)
     loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-    batches = augmented_batches(
-        data, mean, std, settings.batch_size, flip=settings.flip, crop=settings.crop, cutout=settings.cutout
-    )
+    batches = augmented_batches(data, mean, std, settings, seed=run.seed, epoch=epoch, memory_format=run.order)
     for step, (inputs, labels) in enumerate(batches, epoch * steps):
         rate = learning_rate_at(settings, (step + 0.5) / (settings.epochs * steps))
-        for group in run.optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rate(run.optimisers, rate)
         with torch.autocast(device.type, torch.bfloat16, enabled=run.autocast):
             logits = network(inputs).float()
             with torch.no_grad():
                 teacher_logits = run.teacher(inputs).float() if run.teacher is not None else None
         loss = training_loss(logits, labels, settings, teacher_logits)
-        run.optimiser.zero_grad()
+        network.zero_grad()
         loss.backward()
-        run.optimiser.step()
+        for optimiser in run.optimisers:
+            optimiser.step()
         if run.average is not None:  # a shorter memory at first, lest the starting weights linger
             _update_average(run.average, network, min(settings.ema, (1 + step) / (10 + step)))
         loss_sum += loss.detach() * len(labels)
@@ -211,18 +237,21 @@ def train(
     a holdout), seconds. The state is saved to the path `resume` after each epoch; a killed run of the same
     settings, seed, weights, images, device and `version` (such as a checksum of the code) continues from it to
     bit-equal weights; the caller deletes the file.
-    With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite.
+    With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite or a size in
+    `settings` does not fit the images or the network.
     """
-    run = _start(network, teacher, settings, device)
+    check_sizes(dataset.train, settings)
+    run = _start(network, teacher, settings, seed, device)
+    _check_small_images(network, dataset.train.shape[0], settings, device)
     history: History = []
     if resume is not None:
-        identity = _identity(run, dataset, seed, device, version)
+        identity = _identity(run, dataset, device, version)
         history = load_progress(resume, run.state(), identity)
-    data = Images(dataset.train.images.to(device), dataset.train.labels.to(device))
+    data = dataset.train.to(device)
     kept = network if run.average is None else run.average
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
-        with _deterministic(seed, epoch, data.images.device):
+        with _deterministic(seed, epoch, data.device):
             row = {"epoch": epoch + 1, **_train_epoch(run, data, dataset.mean, dataset.std, epoch)}
         if not math.isfinite(row["loss"]):
             problem = f"the loss is {row['loss']} in epoch {epoch + 1}"

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from scap.tensors import save_tensors
+from scap.errors import DamagedFile
+from scap.reading import open_tensors
+from scap.tensors import DTYPES, save_tensors
 
 logger = logging.getLogger(__name__)
 History = list[dict[str, float]]
@@ -26,7 +27,7 @@ def fingerprint(facts: object, tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_progress(path: Path, tensors: Mapping[str, Tensor], history: History, identity: str) -> None:
-    """Write the state of the run with fingerprint `identity`, all at once, to `path`."""
+    """Write the state of the run with fingerprint `identity`, all at once and with a checksum of it all, to `path`."""
     save_tensors(path, tensors, {"fingerprint": identity, "history": json.dumps(history)})
 
 
@@ -34,20 +35,22 @@ def save_progress(path: Path, tensors: Mapping[str, Tensor], history: History, i
 def load_progress(path: Path, tensors: Mapping[str, Tensor], identity: str) -> History:
     """Fill `tensors` in place from `path` and return the history, if the file is of the run `identity`.
 
-    A missing file gives an empty history, and so does, with a warning in the log, a damaged or foreign one.
+    A missing file gives an empty history, and so does, with a warning in the log, a foreign one, and one in which anything
+    differs from what save_progress wrote; `tensors` are untouched then.
     """
     if not Path(path).exists():
         return []
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("fingerprint") != identity:
-                logger.warning("%s: other settings, precision, seed, weights, images, device or code; starting anew", path)
+        with open_tensors(path, digest=True) as file:
+            if file.metadata.get("fingerprint") != identity:
+                problem = "other settings, precision, seed, weights, images, device or code"
+                logger.warning("%s: %s; training from scratch", path, problem)
                 return []
-            saved = {name: file.get_tensor(name) for name in tensors}
-    except (OSError, SafetensorError) as error:
-        logger.warning("%s: damaged (%s); starting anew", path, error)
+            saved = {name: file.take(name, tuple(of.shape), (DTYPES[of.dtype],)) for name, of in tensors.items()}
+            history = json.loads(file.metadata["history"])
+    except (DamagedFile, KeyError, ValueError) as error:
+        logger.warning("%s: %s; training from scratch", path, getattr(error, "problem", f"damaged ({error!r})"))
         return []
     for name, tensor in tensors.items():
         tensor.copy_(saved[name])
-    return json.loads(metadata["history"])
+    return history

@@ -1,53 +1,74 @@
-"""Settings of a training run and the learning rate that follows from them."""
+"""Settings of a training run and the learning rate that follows from them. Imports no torch."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from scap.errors import ScapError
+from scap.settings import Settings, described, option
 
-SCHEDULES = ("one-cycle", "cosine")
-PRECISIONS = ("float32", "bfloat16")
+SHARE: dict[str, Any] = {"minimum": 0, "maximum": 1}
+BELOW_ONE: dict[str, Any] = {"minimum": 0, "exclusiveMaximum": 1}
 
 
+@described
 @dataclass(frozen=True)
-class TrainingSettings:
-    """SGD with Nesterov momentum, learning-rate schedule, augmentation, regularisation; 0 turns a part off.
+class TrainingSettings(Settings):
+    """Optimiser with Nesterov momentum, learning-rate schedule, augmentation, regularisation; 0 or False turns a part off."""
 
-    `learning_rate` is the peak, `warmup` the fraction of the steps that lead up to it, `crop` the padding and
-    `cutout` the side of the square in pixels, `ema` the decay per step of the weights' moving average,
-    `distillation` the weight of the teacher's logits, softened by `temperature`, against that of the labels.
-    `precision` is that of convolutions and linear layers; weights, sums and measurements are float32 either way, and
-    so is everything on hardware that does not compute in bfloat16.
-    """
+    SECTION: ClassVar[str] = "training"
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "one-cycle"
-    warmup: float = 0.2
-    label_smoothing: float = 0.0
-    flip: bool = False
-    crop: int = 0
-    cutout: int = 0
-    ema: float = 0.0
-    distillation: float = 0.0
-    temperature: float = 4.0
-    precision: str = "float32"
+    epochs: int = option("passes over the training images", minimum=0)
+    batch_size: int = option("images per step", minimum=1)
+    learning_rate: float = option("peak learning rate of SGD", exclusiveMinimum=0)
+    momentum: float = option("momentum of SGD", 0.9, **BELOW_ONE)
+    weight_decay: float = option("L2 penalty", 5e-4, minimum=0)
+    schedule: str = option(
+        "how the learning rate falls to zero after the warmup: in a line, or as half a cosine",
+        "one-cycle",
+        choices=("one-cycle", "cosine"),
+    )
+    warmup: float = option("share of the steps that lead up to the peak", 0.2, **SHARE)
+    label_smoothing: float = option("label smoothing", 0.0, **BELOW_ONE)
+    flip: bool = option("horizontal flips", False)
+    crop: int = option("random crops after padding by this many pixels", 0, minimum=0)
+    cutout: int = option("side of a square that is blanked, pixels", 0, minimum=0)
+    ema: float = option("decay per step of the weights' moving average, which is what is kept", 0.0, **BELOW_ONE)
+    distillation: float = option("weight of the teacher's softened logits against that of the labels", 0.0, **SHARE)
+    temperature: float = option("temperature of the distillation", 4.0, exclusiveMinimum=0)
+    precision: str = option(
+        "of convolutions and linear layers; bfloat16 where the hardware computes in it (most GPUs, CPUs with AVX-512 BF16 or "
+        "AMX), else float32; weights, sums and measurements are float32 either way",
+        "float32",
+        choices=("float32", "bfloat16"),
+    )
+    muon: float = option(
+        "peak step of a convolution's kernel, as a share of its length, by orthogonalised momentum; all else is trained by SGD",
+        0.0,
+        **BELOW_ONE,
+    )
+    bias_rate: float = option(
+        "multiplies the rate of the biases of batch norms and divides their weight decay", 1.0, exclusiveMinimum=0
+    )
+    padding: str = option("what random crops see outside of an image", "black", choices=("black", "reflected"))
+    alternating_flip: bool = option("mirror every image in every second epoch, where `flip` mirrors by chance", False)
+    small_images: list[int] = option(
+        "sides in pixels of the images of the first epochs, one for each", [], minimum=1, repeats=True
+    )
 
     def __post_init__(self) -> None:
-        for key, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if getattr(self, key) not in choices:
-                raise ScapError(f"{key}: {getattr(self, key)!r} is unknown; choose from {', '.join(choices)}")
-        fractions = ("momentum", "warmup", "label_smoothing", "ema", "distillation")
-        for key, value in asdict(self).items():
-            if key in ("batch_size", "learning_rate", "temperature") and not value > 0:
-                raise ScapError(f"{key}: {value} is not above 0")
-            if key in ("epochs", "weight_decay", "crop", "cutout") and not value >= 0:
-                raise ScapError(f"{key}: {value} is below 0")
-            if key in fractions and not 0 <= value <= 1:
-                raise ScapError(f"{key}: {value} is not in 0..1")
+        super().__post_init__()
+        if self.alternating_flip and not self.flip:
+            raise ScapError("training: alternating_flip without flip would mirror nothing; set flip to true as well")
+        if self.padding != "black" and not self.crop:
+            raise ScapError(f"training: padding {self.padding!r} with crop 0 would do nothing; set crop, or leave padding out")
+        if len(self.small_images) > self.epochs:
+            sizes = f"{len(self.small_images)} sizes for {self.epochs} epochs"
+            raise ScapError(f"training: small_images holds {sizes}; give at most one an epoch")
+
+    def side_in(self, epoch: int) -> int | None:
+        """Side in pixels of the images of `epoch`, counted from 0; None where they stay as they are."""
+        return self.small_images[epoch] if epoch < len(self.small_images) else None
 
 
 def learning_rate_at(settings: TrainingSettings, progress: float) -> float:

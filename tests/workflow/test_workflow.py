@@ -1,5 +1,6 @@
 """The workflow on a tiny experiment: a change reruns what follows from it, and nothing else."""
 
+import ast
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from workflow.code import definitions_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "config/config.yaml"
@@ -81,6 +84,31 @@ def test_a_job_depends_on_the_modules_that_it_loads(finished):
     del declared["all"]
     assert len(declared) == 15
     assert dict(loaded) == declared
+
+
+def definition_at(path: Path, line: int) -> set[str]:
+    """The names that the statement at the top of a module binds which a line belongs to."""
+    for node in ast.parse(path.read_text()).body:
+        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+        if first <= line <= (node.end_lineno or first):
+            names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+            return {node.name} if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else names
+    raise AssertionError(f"{path} has no line {line}")
+
+
+def test_the_digest_of_a_script_counts_every_function_that_its_jobs_called(finished):
+    """`code_of` reads the code; the jobs noted which functions ran in truth."""
+    project, ran = finished
+    rules, called = set(), 0
+    for note in map(json.loads, map(Path.read_text, (project / "notes").iterdir())):
+        counted = definitions_of(Path(note["script"]).name, folder=project.folder)
+        rules.add(note["rule"])
+        for file, line in note["called"]:
+            module = file.removesuffix(".py").replace("/", ".")
+            assert {(module, name) for name in definition_at(project / file, line)} & counted, f"{note['rule']}: {file}:{line}"
+            called += 1
+    assert rules == {job.rule for job in ran} - {"all"}
+    assert called > 5 * len(rules)
 
 
 def test_what_each_rule_has_cost(finished):

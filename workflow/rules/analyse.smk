@@ -3,10 +3,8 @@ rule activations:
     input:
         baseline=f"{NETWORK}/baseline.safetensors",
         data=dataset,
-        library=library("activations.py"),
     output:
         f"{CALIBRATION}/activations.safetensors",
-        f"{CALIBRATION}/activations.csv",
     log:
         log_of(f"{CALIBRATION}/activations"),
     benchmark:
@@ -19,9 +17,10 @@ rule activations:
     params:
         cfg=lambda wildcards: {
             "architecture": architecture(wildcards.network),
-            "layers": layers(wildcards.network),
-            "calibration": section("calibrations", wildcards.calibration),
+            "layers": lineage.layers(wildcards.network),
+            "calibration": lineage.calibrations[wildcards.calibration],
         },
+        code=code("activations.py"),
     script:
         "../scripts/activations.py"
 
@@ -30,7 +29,6 @@ rule spectrum:
     """The half-plane spectra of one layer's X and Y."""
     input:
         activations=f"{CALIBRATION}/activations.safetensors",
-        library=library("spectrum.py"),
     output:
         f"{CALIBRATION}/spectra/{{layer}}.safetensors",
     log:
@@ -42,7 +40,8 @@ rule spectrum:
         runtime=more(10),
         mem_mb=more(2000),
     params:
-        cfg=lambda wildcards: {"dtype": config["calibrations"][wildcards.calibration]["dtype"]},
+        cfg=lambda wildcards: {"dtype": lineage.calibrations[wildcards.calibration]["dtype"]},
+        code=code("spectrum.py"),
     script:
         "../scripts/spectrum.py"
 
@@ -51,7 +50,6 @@ rule autoencoder:
     """One layer's autoencoder, and the fidelity with which it reconstructs each output channel."""
     input:
         spectra=spectra,
-        library=library("autoencoder.py"),
     output:
         weights=f"{AUTOENCODER}/{{layer}}.safetensors",
         fidelity=f"{AUTOENCODER}/{{layer}}.csv",
@@ -65,18 +63,42 @@ rule autoencoder:
         mem_mb=more(4000),
         gpu=gpus,
     params:
-        cfg=lambda wildcards: section("autoencoders", wildcards.autoencoder, without=("calibration",)),
+        cfg=lambda wildcards: lineage.autoencoders[wildcards.autoencoder],
+        code=code("autoencoder.py"),
     script:
         "../scripts/autoencoder.py"
 
 
-rule scores:
-    """Importance of every channel: fidelity and magnitude, fused."""
+rule term:
+    """One term of the score that is measured on calibration images, for every channel."""
     input:
-        baseline=f"{NETWORK}/baseline.safetensors",
-        fidelities=lambda wildcards: autoencoders(wildcards.network, wildcards.seed, wildcards.criterion, "csv"),
-        activations=strengths,
-        library=library("scores.py"),
+        unpack(term_inputs),
+    output:
+        f"{CALIBRATION}/terms/{{term}}.csv",
+    log:
+        log_of(f"{CALIBRATION}/terms/{{term}}"),
+    benchmark:
+        benchmark_of(f"{CALIBRATION}/terms/{{term}}")
+    threads: 2
+    resources:
+        runtime=more(60),
+        mem_mb=more(6000),
+        gpu=gpus,
+    params:
+        cfg=lambda wildcards: {
+            "architecture": architecture(wildcards.network),
+            "layers": lineage.layers(wildcards.network),
+            "calibration": lineage.calibrations[wildcards.calibration],
+        },
+        code=lambda wildcards: code("term.py", *term_code([wildcards.term])),
+    script:
+        "../scripts/term.py"
+
+
+rule scores:
+    """Importance of every channel: the terms of the criterion, fused."""
+    input:
+        unpack(score_inputs),
     output:
         f"{CRITERION}/scores.csv",
     log:
@@ -89,8 +111,9 @@ rule scores:
         mem_mb=more(1000),
     params:
         cfg=lambda wildcards: {
-            "layers": layers(wildcards.network),
-            "criterion": section("criteria", wildcards.criterion, without=("autoencoder", "widths_of", "uniform")),
+            "layers": lineage.layers(wildcards.network),
+            "criterion": section("criteria", wildcards.criterion, without=("autoencoder", "calibration")),
         },
+        code=lambda wildcards: code("scores.py", *term_code(scored_here(wildcards.criterion))),
     script:
         "../scripts/scores.py"

@@ -1,27 +1,25 @@
 rule prune:
-    """The smaller network: channels whose score is at least the threshold."""
+    """The smaller network: the channels that a plan keeps, and the next layers told what went."""
     input:
         baseline=f"{NETWORK}/baseline.safetensors",
         scores=f"{CRITERION}/scores.csv",
         width_scores=width_scores,
-        library=library("prune.py"),
+        data=compensation_data,
     output:
         model=f"{PRUNED}/pruned.safetensors",
         channels=f"{PRUNED}/channels.csv",
+        compensation=f"{PRUNED}/compensation.csv",
     log:
         log_of(f"{PRUNED}/prune"),
     benchmark:
         benchmark_of(f"{PRUNED}/prune")
     threads: 1
     resources:
-        runtime=more(10),
-        mem_mb=more(3000),
+        runtime=more(30),
+        mem_mb=more(4000),
     params:
-        cfg=lambda wildcards: {
-            "threshold": float(wildcards.threshold),
-            "multiple": config["networks"][wildcards.network]["multiple"],
-            "uniform": config["criteria"][wildcards.criterion]["uniform"],
-        },
+        cfg=pruning,
+        code=code("prune.py"),
     script:
         "../scripts/prune.py"
 
@@ -32,7 +30,6 @@ rule finetune:
         pruned=f"{PRUNED}/pruned.safetensors",
         data=dataset,
         teacher=teacher,
-        library=library("finetune.py"),
     output:
         model=f"{RUN}/finetuned.safetensors",
         history=f"{RUN}/history.csv",
@@ -47,6 +44,7 @@ rule finetune:
         gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network), "training": finetuning(wildcards)},
+        code=code("finetune.py"),
     script:
         "../scripts/finetune.py"
 
@@ -54,10 +52,8 @@ rule finetune:
 rule evaluate:
     """Test accuracy before and after fine-tuning, MACs and parameters."""
     input:
-        pruned=f"{PRUNED}/pruned.safetensors",
-        finetuned=f"{RUN}/finetuned.safetensors",
+        unpack(evaluated),
         data=dataset,
-        library=library("evaluate.py"),
     output:
         f"{RUN}/metrics.json",
     log:
@@ -71,5 +67,6 @@ rule evaluate:
         gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
+        code=code("evaluate.py"),
     script:
         "../scripts/evaluate.py"

@@ -1,14 +1,13 @@
-rule table:
-    """One row a run, always the same columns; figures, notebooks and the README read it."""
+rule runs_table:
+    """One row a run, always the same columns; figures, notebooks and documents read it."""
     input:
         metrics=of_runs(f"{RUN}/metrics.json"),
         baselines=of_runs(f"{NETWORK}/baseline.json"),
-        histories=of_runs(f"{RUN}/history.csv"),
-        library=library("runs_table.py"),
+        histories=of_runs(f"{RUN}/history.csv", trained=True),
     output:
         report(
             "results/tables/{comparison}.csv",
-            caption="../report/table.rst",
+            caption="../report/caption.rst",
             category="{comparison}",
             labels={"result": "table of runs"},
         ),
@@ -21,61 +20,37 @@ rule table:
         runtime=more(5),
         mem_mb=more(1000),
     params:
-        cfg=lambda wildcards: runs(wildcards.comparison),
+        cfg=lambda wildcards: {"caption": TABLES["runs"].caption, "runs": lineage.runs(wildcards.comparison)},
+        code=code("runs_table.py"),
     script:
         "../scripts/runs_table.py"
 
 
-rule study:
-    """One row a reading of the criterion and seed: size at the threshold, agreement of the ranking with the first one and with L1."""
+rule sensitivity_table:
+    """One row a criterion and seed, without training: size, and agreement of the ranking with the first one and with L1."""
     input:
-        baselines=of_study(f"{NETWORK}/baseline.json"),
-        scores=of_study(f"{CRITERION}/scores.csv"),
-        library=library("study.py"),
+        baselines=of_scored(f"{NETWORK}/baseline.json"),
+        scores=of_scored(f"{CRITERION}/scores.csv"),
     output:
         report(
-            "results/tables/{study}.csv",
-            caption="../report/study.rst",
-            category="{study}",
-            labels={"result": "table of readings"},
+            "results/tables/{comparison}.sensitivity.csv",
+            caption="../report/caption.rst",
+            category="{comparison}",
+            labels={"result": "table of sensitivity"},
         ),
     log:
-        log_of("results/tables/{study}"),
+        log_of("results/tables/{comparison}.sensitivity"),
     benchmark:
-        benchmark_of("results/tables/{study}")
+        benchmark_of("results/tables/{comparison}.sensitivity")
     threads: 1
     resources:
         runtime=more(30),
         mem_mb=more(2000),
     params:
-        cfg=study_settings,
+        cfg=lambda wildcards: {"caption": TABLES["sensitivity"].caption, **sensitivity_settings(wildcards)},
+        code=code("sensitivity_table.py"),
     script:
-        "../scripts/study.py"
-
-
-rule study_figure:
-    """The readings of a study side by side."""
-    input:
-        table="results/tables/{study}.csv",
-        library=library("study_figure.py"),
-    output:
-        png=report(
-            "results/figures/{study}/study.png",
-            caption="../report/study.rst",
-            category="{study}",
-            labels={"result": "figure of readings"},
-        ),
-        pdf="results/figures/{study}/study.pdf",
-    log:
-        log_of("results/figures/{study}/study"),
-    benchmark:
-        benchmark_of("results/figures/{study}/study")
-    threads: 1
-    resources:
-        runtime=more(5),
-        mem_mb=more(1000),
-    script:
-        "../scripts/study_figure.py"
+        "../scripts/sensitivity_table.py"
 
 
 rule method_table:
@@ -84,7 +59,6 @@ rule method_table:
         activations=method_file(f"{CALIBRATION}/activations.safetensors"),
         autoencoder=method_file(f"{AUTOENCODER}/{{layer}}.safetensors"),
         fidelity=method_file(f"{AUTOENCODER}/{{layer}}.csv"),
-        library=library("method_table.py"),
     output:
         "results/tables/{comparison}.method.csv",
     log:
@@ -96,7 +70,8 @@ rule method_table:
         runtime=more(5),
         mem_mb=more(2000),
     params:
-        cfg=lambda wildcards: method_settings(wildcards.comparison),
+        cfg=method_settings,
+        code=code("method_table.py"),
     script:
         "../scripts/method_table.py"
 
@@ -104,12 +79,11 @@ rule method_table:
 rule figure:
     """A figure, drawn from tables alone."""
     input:
-        tables=figure_tables,
-        library=library("figure.py"),
+        tables=lambda wildcards: lineage.figure_tables(wildcards.comparison, wildcards.figure),
     output:
         png=report(
             "results/figures/{comparison}/{figure}.png",
-            caption="../report/figure.rst",
+            caption="../report/caption.rst",
             category="{comparison}",
             labels={"result": "figure: {figure}"},
         ),
@@ -124,5 +98,6 @@ rule figure:
         mem_mb=more(1000),
     params:
         cfg=figure_settings,
+        code=lambda wildcards: code("figure.py", FIGURES[wildcards.figure].function),
     script:
         "../scripts/figure.py"

@@ -17,8 +17,7 @@ for name, entry in config["datasets"].items():
                 runtime=more(60),
                 mem_mb=more(1000),
             params:
-                source=entry["source"],
-                root=lambda _, entry=entry: entry["root"],
+                cfg=lambda _, entry=entry: {"source": entry["source"], "root": entry["root"]},
             script:
                 "../scripts/download.py"
 
@@ -27,7 +26,6 @@ rule data:
     """One file per data set: uint8 images and labels, training and test."""
     input:
         sources=sources,
-        library=library("data.py"),
     output:
         "results/data/{dataset}.safetensors",
     log:
@@ -40,18 +38,44 @@ rule data:
         mem_mb=more(4000),
     params:
         cfg=lambda wildcards: section("datasets", wildcards.dataset, without=("download",)),
+        code=code("data.py"),
     script:
         "../scripts/data.py"
+
+
+rule checkpoint:
+    """The network to be pruned, where someone else trained it."""
+    input:
+        checkpoint=checkpoint_file,
+        data=dataset,
+    output:
+        f"{NETWORK}/baseline.safetensors",
+    wildcard_constraints:
+        network=named(name for name, entry in config["networks"].items() if "weights" in entry),
+    log:
+        log_of(f"{NETWORK}/checkpoint"),
+    benchmark:
+        benchmark_of(f"{NETWORK}/checkpoint")
+    threads: 1
+    resources:
+        runtime=more(10),
+        mem_mb=more(4000),
+    params:
+        cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
+        code=code("checkpoint.py"),
+    script:
+        "../scripts/checkpoint.py"
 
 
 rule baseline:
     """The network to be pruned, trained from scratch; resumes from its last epoch."""
     input:
         data=dataset,
-        library=library("baseline.py"),
     output:
         model=f"{NETWORK}/baseline.safetensors",
         history=f"{NETWORK}/baseline.history.csv",
+    wildcard_constraints:
+        network=named(name for name, entry in config["networks"].items() if "baseline" in entry),
     log:
         log_of(f"{NETWORK}/baseline"),
     benchmark:
@@ -66,6 +90,7 @@ rule baseline:
             "architecture": architecture(wildcards.network),
             "training": config["networks"][wildcards.network]["baseline"],
         },
+        code=code("baseline.py"),
     script:
         "../scripts/baseline.py"
 
@@ -75,7 +100,6 @@ rule evaluate_baseline:
     input:
         baseline=f"{NETWORK}/baseline.safetensors",
         data=dataset,
-        library=library("evaluate.py"),
     output:
         f"{NETWORK}/baseline.json",
     log:
@@ -89,5 +113,6 @@ rule evaluate_baseline:
         gpu=gpus,
     params:
         cfg=lambda wildcards: {"architecture": architecture(wildcards.network)},
+        code=code("evaluate.py"),
     script:
         "../scripts/evaluate.py"

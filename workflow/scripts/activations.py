@@ -1,31 +1,21 @@
-"""Record the activations of the analysed convolutions on the calibration images, and how strong each output channel is."""
+"""Record the activations of the analysed convolutions on the calibration images."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from dataset import open_dataset
+from dataset import calibration_images, open_dataset
 from device import pick_device
 from job import Report, job
-from safetensors import safe_open
-from table import write_table
+from networks import open_unpruned
 
 from scap.criterion.activations import record_activations
-from scap.criterion.strengths import STRENGTHS, second_moments
-from scap.data.datasets import normalise
-from scap.errors import ScapError
-from scap.pruning.files import load_network
 
 
-def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strengths: str, device: str, report: Report) -> None:
-    dataset, calibration = open_dataset(data, cfg["architecture"]), cfg["calibration"]
-    wanted, available = calibration["images"], len(dataset.train)
-    if wanted > available:
-        raise ScapError(f"calibrations: {wanted} images are wanted, but there are {available} training images; lower `images`")
-    chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:wanted]
-    images = normalise(dataset.train.images[chosen], dataset.mean, dataset.std, device)
+def record(baseline: str, data: str, cfg: dict, seed: int, output: str, device: str, report: Report) -> None:
+    calibration = cfg["calibration"]
+    images, _ = calibration_images(open_dataset(data, cfg["architecture"]), calibration["images"], seed, device)
     record_activations(
-        load_network(baseline).to(device),
+        open_unpruned(baseline, cfg["architecture"])[0].to(device),
         images,
         cfg["layers"],
         Path(output),
@@ -33,16 +23,6 @@ def record(baseline: str, data: str, cfg: dict, seed: int, output: str, strength
         dtype=getattr(torch, calibration["dtype"]),
         report=report,
     )
-    write_table(strengths, rows(output, cfg["layers"]))
-
-
-def rows(path: str, layers: list[str]) -> Iterator[dict]:
-    with safe_open(path, framework="pt") as file:
-        for layer in layers:
-            moments = second_moments(file.get_tensor(f"{layer}.outputs"))
-            measured = {name: measure(moments).tolist() for name, measure in STRENGTHS.items()}
-            for channel in range(len(moments)):
-                yield {"layer": layer, "channel": channel, **{name: values[channel] for name, values in measured.items()}}
 
 
 if __name__ == "__main__":
@@ -52,7 +32,7 @@ if __name__ == "__main__":
             snakemake.input.data,
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
-            *snakemake.output,
+            snakemake.output[0],
             pick_device(snakemake),
             report,
         )

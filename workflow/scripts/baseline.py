@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
+from building import build
 from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
 from table import write_table
-from version import code_version
 
-from scap.models.build import build_network
 from scap.pruning.files import save_network
 from scap.training.loop import reset_network, train
 from scap.training.settings import TrainingSettings
@@ -18,9 +17,8 @@ def train_baseline(
     data: str, cfg: dict, seed: int, version: str, model: str, history: str, device: str, report: Report
 ) -> None:
     dataset = open_dataset(data, cfg["architecture"])
-    channels, *size = dataset.test.images.shape[1:]
-    arguments = {"classes": dataset.classes, "in_channels": channels, "width": cfg["architecture"]["width"]}
-    network = build_network(cfg["architecture"]["architecture"], **arguments)
+    channels, *size = dataset.test.shape
+    network, arguments = build(cfg["architecture"], dataset)
     reset_network(network, seed)
     resume = Path(f"{model}.resume")  # removed when the whole run has ended well
     settings = TrainingSettings(**cfg["training"])
@@ -37,7 +35,7 @@ if __name__ == "__main__":
             snakemake.input.data,
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
-            code_version(snakemake.input.library),
+            snakemake.params.code,
             *snakemake.output,
             pick_device(snakemake),
             report,

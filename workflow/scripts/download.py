@@ -8,4 +8,4 @@ from scap.data.datasets import download
 
 if __name__ == "__main__":
     with job(snakemake):
-        download(snakemake.params.source, Path(snakemake.params.root))
+        download(snakemake.params.cfg["source"], Path(snakemake.params.cfg["root"]))

@@ -5,10 +5,10 @@ from pathlib import Path
 from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
+from networks import open_pruned, open_unpruned
 from table import write_table
-from version import code_version
 
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.files import save_network
 from scap.training.loop import reset_network, train
 from scap.training.settings import TrainingSettings
 
@@ -26,7 +26,7 @@ def finetune(
     report: Report,
 ) -> None:
     dataset, settings = open_dataset(data, cfg["architecture"]), dict(cfg["training"])
-    network, metadata = load_network(pruned), read_metadata(pruned)
+    network, metadata = open_pruned(pruned, cfg["architecture"])
     if settings.pop("start") == "scratch":
         reset_network(network, seed)
     resume = Path(f"{model}.resume")  # removed when the whole run has ended well
@@ -38,7 +38,7 @@ def finetune(
         device=device,
         resume=resume,
         version=version,
-        teacher=load_network(teacher[0]) if teacher else None,
+        teacher=open_unpruned(teacher[0], cfg["architecture"])[0] if teacher else None,
         report=report,
     )
     write_table(history, rows)
@@ -53,7 +53,7 @@ if __name__ == "__main__":
             list(snakemake.input.teacher),
             snakemake.params.cfg,
             int(snakemake.wildcards.seed),
-            code_version(snakemake.input.library),
+            snakemake.params.code,
             *snakemake.output,
             pick_device(snakemake),
             report,

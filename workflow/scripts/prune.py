@@ -1,22 +1,28 @@
-"""Choose the channels to keep and make the smaller network."""
+"""Choose the channels to keep, make the smaller network, and tell its next layers what went."""
 
-import pandas as pd
 import torch
-from job import job
+from channels import read_scores
+from dataset import calibration_images, open_dataset
+from job import Report, job
+from networks import open_unpruned
 from plans import make_plan
 from table import write_table
 
-from scap.pruning.files import load_network, read_metadata, save_network
-from scap.pruning.surgery import prune_network
+from scap.pruning.compensation import prune_and_compensate
+from scap.pruning.files import save_network
 
 
-def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model: str, channels: str) -> None:
-    network, metadata = load_network(baseline), read_metadata(baseline)
+def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compensation: str, report: Report) -> None:
+    own = read_scores(inputs["scores"])
+    network, metadata = open_unpruned(inputs["baseline"], cfg["architecture"])
     example = torch.zeros(metadata["example_shape"])
-    own = pd.read_csv(scores)
-    widths_of = pd.read_csv(width_scores[0]) if width_scores else None
-    plan = make_plan(network, example, own, widths_of, cfg["uniform"], cfg)
-    pruned = prune_network(network, plan, example)
+    widths_of = next(map(read_scores, inputs["width_scores"]), None)
+    plan = make_plan(network, example, own, widths_of, cfg["plan"])
+    images, how = example, cfg["compensation"]["how"]
+    if how != "none":
+        dataset = open_dataset(inputs["data"], cfg["architecture"])
+        images, _ = calibration_images(dataset, cfg["compensation"]["images"], seed, "cpu")
+    pruned, done = prune_and_compensate(network, plan, images, how=how, report=report)
     save_network(
         model,
         pruned,
@@ -27,14 +33,16 @@ def prune(baseline: str, scores: str, width_scores: list[str], cfg: dict, model:
     )
     before = own.groupby("layer").size()
     write_table(channels, ({"layer": layer, "before": before[layer], "after": len(kept)} for layer, kept in plan.items()))
+    done.to_csv(compensation, index=False)
 
 
 if __name__ == "__main__":
-    with job(snakemake):
+    with job(snakemake) as report:
+        torch.set_num_threads(snakemake.threads)
         prune(
-            snakemake.input.baseline,
-            snakemake.input.scores,
-            list(snakemake.input.width_scores),
+            dict(snakemake.input.items()),
             snakemake.params.cfg,
+            int(snakemake.wildcards.seed),
             *snakemake.output,
+            report,
         )

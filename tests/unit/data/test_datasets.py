@@ -223,25 +223,76 @@ def test_a_split_that_leaves_nothing_is_refused(digits, arguments):
 
 def test_a_missing_or_damaged_data_set_is_named(tmp_path, digits):
     path = tmp_path / "cut.safetensors"
-    with pytest.raises(ScapError, match=r"cut\.safetensors: not a readable data set"):
+    with pytest.raises(ScapError, match=r"cut\.safetensors: there is no such file; make it again"):
         load_dataset(path, holdout=0)
     path.write_bytes(digits.read_bytes()[:-10])
-    with pytest.raises(ScapError, match=r"cut\.safetensors: not a readable data set"):
+    with pytest.raises(ScapError, match=r"cut\.safetensors: the file is damaged: its content does not fit the checksum"):
         load_dataset(path, holdout=0)
 
 
 def test_a_file_without_the_data_sets_tensors_is_refused(tmp_path):
-    save_tensors(tmp_path / "x.safetensors", {"train_images": torch.zeros(1)})
-    with pytest.raises(ScapError, match="train_labels"):
+    save_tensors(tmp_path / "x.safetensors", {"train_images": torch.zeros(1, 1, 1, 1, dtype=torch.uint8)})
+    with pytest.raises(ScapError, match="holds no 'train_labels'"):
         load_dataset(tmp_path / "x.safetensors", holdout=0)
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "x.safetensors"
-    save_tensors(path, {"a": torch.ones(2)})
-    before = path.read_bytes()
-    shared = torch.zeros(4)
-    with pytest.raises(RuntimeError, match="share memory"):
-        save_tensors(path, {"a": shared, "b": shared})
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+IMAGES, LABELS = torch.zeros(4, 3, 2, 2, dtype=torch.uint8), torch.arange(4)
+WRONG = {
+    "labels that are missing": ({"train_labels": LABELS[:3]}, r"'train_labels' has shape \(3,\), not \(4\)"),
+    "labels below 0": ({"train_labels": LABELS - 1}, r"labels outside of 0\.\.2"),
+    "test images of more classes": ({"test_labels": LABELS + 1}, r"labels outside of 0\.\.3"),
+    "test images of another size": (
+        {"test_images": IMAGES[..., :1]},
+        r"'test_images' has shape \(4, 3, 2, 1\), not \(test, 3, 2, 2\)",
+    ),
+    "floats": ({"train_images": IMAGES.float()}, "'train_images' is of type F32, not U8"),
+    "no images": ({"train_images": IMAGES[:0]}, "'train_images' has shape"),
+    "labels one-hot": ({"test_labels": torch.eye(4).long()}, "'test_labels' has shape"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_tensors_that_are_no_data_set_are_refused(tmp_path, name):
+    changed, message = WRONG[name]
+    parts = {f"{part}_{kind}": value for part in ("train", "test") for kind, value in (("images", IMAGES), ("labels", LABELS))}
+    save_tensors(tmp_path / "x.safetensors", parts | changed)
+    with pytest.raises(ScapError, match=rf"x\.safetensors: .*{message}.*; make it again"):
+        load_dataset(tmp_path / "x.safetensors", holdout=0)
+
+
+def test_images_in_memory_are_split_and_taken_as_those_of_a_folder(digits):
+    images = load_dataset(digits, holdout=0).train
+    batches = list(images.batches(100))
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), images.images)
+    assert torch.equal(torch.cat([labels for _, labels in batches]), images.labels)
+    assert torch.equal(images.take(torch.tensor([5, 2])), images.images[[5, 2]])
+    assert images.shape == (1, 32, 32)
+
+
+def test_a_given_normalisation_replaces_that_of_the_images(digits):
+    dataset = load_dataset(digits, holdout=0, normalisation={"mean": [0.25], "std": [1]})
+    assert (dataset.mean.tolist(), dataset.std.tolist()) == ([0.25], [1.0])
+    expected = dataset.train.images[:3].float() / 255 - 0.25
+    assert torch.equal(normalise(dataset.train.images[:3], dataset.mean, dataset.std, "cpu"), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mean": [0.5]}, "give `mean` and `std`"),
+        ({"mean": [0.5], "std": [0.5], "size": 3}, "give `mean` and `std`"),
+        ("imagenet", "give `mean` and `std`"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [0.5]}, r"mean is \[0.5, 0.5, 0.5\]; give 1 numbers, one for each channel"),
+        ({"mean": 0.5, "std": [0.5]}, "mean is 0.5; give 1 numbers"),
+        ({"mean": "5", "std": [0.5]}, "mean is '5'; give 1 numbers"),
+        ({"mean": [0.5], "std": [0]}, "std is 0; give a number above 0"),
+        ({"mean": [0.5], "std": [-0.5]}, "std is -0.5; it must lie in"),
+        ({"mean": [124.0], "std": [0.5]}, "mean is 124.0; it must lie in"),
+        ({"mean": [float("nan")], "std": [0.5]}, "mean is nan; it must lie in"),
+        ({"mean": [True], "std": [0.5]}, "give a number"),
+        ({"mean": ["a"], "std": [0.5]}, "give a number"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_is_refused(digits, given, message):
+    with pytest.raises(ScapError, match=f"normalisation: .*{message}"):
+        load_dataset(digits, holdout=0, normalisation=given)

@@ -7,7 +7,8 @@ from torch import nn
 
 from scap.errors import ScapError
 from scap.models.build import build_network
-from scap.pruning.files import load_network, read_metadata, save_network
+from scap.pruning.compensation import prune_and_compensate
+from scap.pruning.files import load_network, load_unpruned, read_metadata, save_network
 from scap.pruning.surgery import prune_network
 
 
@@ -30,7 +31,7 @@ def images():
     return torch.randn(3, 3, 32, 32)
 
 
-@pytest.mark.parametrize(("architecture", "layer"), [("vgg16", "conv2_2"), ("resnet20", "block2_2.conv1")])
+@pytest.mark.parametrize(("architecture", "layer"), [("vgg16", "conv2_2"), ("resnet20", "layer2.1.conv1")])
 def test_a_pruned_network_loads_from_its_own_file(architecture, layer, images, tmp_path):
     arguments = {"width": 0.25, "classes": 7}
     network = build_network(architecture, **arguments).train()
@@ -51,7 +52,16 @@ def test_a_pruned_network_loads_from_its_own_file(architecture, layer, images, t
 def test_an_unpruned_network_needs_neither_plan_nor_example(images, tmp_path):
     network = build_network("vgg16", width=0.125).eval()
     save_network(tmp_path / "network", network, architecture="vgg16", arguments={"width": 0.125})
-    assert torch.equal(load_network(tmp_path / "network")(images), network(images))
+    for load in (load_network, load_unpruned):
+        assert torch.equal(load(tmp_path / "network")(images), network(images))
+
+
+def test_a_pruned_network_is_no_baseline(images, tmp_path):
+    network = build_network("vgg16", width=0.125)
+    plan, path = {"conv2_2": [0, 2]}, tmp_path / "pruned"
+    save_network(path, prune_network(network, plan, images), architecture="vgg16", plan=plan, example_shape=images.shape)
+    with pytest.raises(ScapError, match="pruned: is a pruned network where an unpruned one is wanted"):
+        load_unpruned(path)
 
 
 def test_a_network_of_ones_own_loads_with_build_in_its_precision(tmp_path):
@@ -103,3 +113,19 @@ def test_damaged_files_are_named(tmp_path):
     save_file(Joined().state_dict(), path)
     with pytest.raises(ScapError, match=r"network\.safetensors: is no network saved by SCAP"):
         load_network(path, build=Joined)
+
+
+def test_a_bias_that_compensation_created_is_saved_and_loaded(tmp_path):
+    torch.manual_seed(0)
+
+    def build():
+        layers = nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 4, 3, bias=False), nn.ReLU()
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2, bias=False))
+
+    images, plan = torch.randn(64, 3, 10, 10), {"0": [0, 2, 5]}
+    pruned, _ = prune_and_compensate(build(), plan, images, "full")
+    assert pruned[2].bias is not None
+    save_network(tmp_path / "network", pruned, plan=plan, example_shape=(1, 3, 10, 10))
+    loaded = load_network(tmp_path / "network", build=build)
+    assert torch.equal(loaded(images), pruned(images))
+    assert loaded[2].bias.requires_grad

@@ -9,6 +9,7 @@ from torch import nn
 
 from scap.errors import ScapError
 from scap.models.build import build_network
+from scap.models.names import PRUNABLE
 from scap.pruning.surgery import prunable_layers, prune_network
 
 
@@ -108,7 +109,7 @@ def test_law_8_vgg16(images):
 def test_law_8_residual_network(images):
     network = settled(build_network("resnet20", width=0.5), images)
     layers = prunable_layers(network, images[:1])
-    assert layers == [f"block{stage}_{block}.conv1" for stage in (1, 2, 3) for block in (1, 2, 3)]
+    assert layers == PRUNABLE["resnet20"]
     assert_law_8(network, random_plan(network, layers), {name: name[:-5] + "relu1" for name in layers}, images)
 
 
@@ -192,9 +193,9 @@ def test_wrong_plans_are_refused(plan, message):
 def test_coupled_layers_are_refused_by_name():
     network = build_network("resnet20", width=0.25)
     for layer, partner in (
-        ("conv1", "block1_"),
-        ("block2_1.conv2", "block2_"),
-        ("block3_1.shortcut.conv", "block3_"),
+        ("conv1", "layer1.0.conv2"),  # through the padded shortcuts all of them share one stream
+        ("layer2.0.conv2", "conv1"),
+        ("layer3.2.conv2", "conv1"),
     ):
         with pytest.raises(ScapError, match=f"'{layer}' cannot be pruned alone: it shares .*'{partner}"):
             prune_network(network, {layer: [0]}, torch.zeros(1, 3, 32, 32))

@@ -201,7 +201,10 @@ def test_training_leaves_the_global_random_state_alone(dataset):
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"distillation": 0.5}, {"momentum": 0.0}])
+FAST = {"muon": 0.05, "bias_rate": 4.0, "padding": "reflected", "alternating_flip": True, "small_images": (4, 6, 6)}
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"distillation": 0.5}, {"momentum": 0.0}, FAST])
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_a_killed_run_continues_to_bit_equal_weights(dataset, tmp_path, changes, killed_after):
     straight, killed, resumed, rows = *(small_network() for _ in range(3)), []
@@ -249,7 +252,7 @@ def test_progress_of_another_run_is_reported_and_ignored(dataset, tmp_path, capl
     with caplog.at_level(logging.WARNING):
         train(resumed, dataset, chosen, seed=0, resume=path)
     train(fresh, dataset, chosen, seed=0)
-    assert "starting anew" in caplog.text
+    assert "training from scratch" in caplog.text
     assert same_weights(resumed, fresh)
 
 
@@ -337,3 +340,41 @@ def test_resetting_leaves_the_global_random_state_alone():
     torch.manual_seed(11)
     reset_network(network, 5)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_small_images_reach_the_network_and_measurements_are_of_whole_ones(dataset):
+    network, seen = small_network(), {True: [], False: []}
+    network[0].register_forward_pre_hook(lambda layer, inputs: seen[layer.training].append(inputs[0].shape[-1]))
+    train(network, dataset, settings(epochs=3, batch_size=48, small_images=(4, 6)), seed=0)
+    assert seen[True] == [4, 6, 8]
+    assert seen[False][-3:] == [8, 8, 8]
+
+
+def test_a_size_that_the_network_cannot_take_is_named_and_the_network_left_alone(dataset):
+    network = nn.Sequential(nn.MaxPool2d(4), small_network())
+    before = copy.deepcopy(network)
+    with pytest.raises(ScapError, match=r"^small_images: the network takes no images of 2 pixels \(.+\); give larger ones$"):
+        train(network, dataset, settings(small_images=(2, 4)), seed=0)
+    assert same_weights(network, before)
+    assert network.training
+
+
+def test_images_smaller_than_a_crop_are_refused_before_training(dataset):
+    with pytest.raises(ScapError, match=r"^crop: 8 pixels leave nothing of images of 8;"):
+        train(small_network(), dataset, settings(crop=8), seed=0)
+
+
+def test_a_narrow_strided_convolution_sees_contiguous_images(dataset):
+    """In the other order its backward pass crashes the process on a CPU (tests/unit/models/test_memory.py)."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 1, stride=2), nn.Flatten(), nn.Linear(128, 2))
+    orders = set()
+    network[1].register_forward_pre_hook(lambda layer, inputs: orders.add(inputs[0].is_contiguous()))
+    train(network, dataset, settings(epochs=1), seed=0)
+    assert orders == {True}
+
+
+def test_alternating_flips_reach_the_training(dataset):
+    by_chance, alternating = small_network(), small_network()
+    train(by_chance, dataset, settings(), seed=0)
+    train(alternating, dataset, settings(alternating_flip=True), seed=0)
+    assert not same_weights(by_chance, alternating)

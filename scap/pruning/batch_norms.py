@@ -1,0 +1,55 @@
+"""Running statistics of batch norms, estimated again for a network whose activations have changed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def estimate_batch_norms(network: nn.Module, pruned: nn.Module, images: Tensor, batch_size: int) -> list[str]:
+    """Estimate the statistics of those batch norms of `pruned` that read something else than in `network`, in place.
+
+    Means and variances of a batch normalise it, and their averages over the batches are kept. Both networks are in
+    evaluation mode, before and after. Returns the module paths of the batch norms.
+    """
+    names = _changed(network, pruned, images[:2])
+    norms: list[Any] = [pruned.get_submodule(name) for name in names]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    if norms:
+        parameter = next(pruned.parameters())
+        for batch in images.tensor_split(max(1, len(images) // batch_size)):  # none of one image
+            pruned(batch.to(parameter))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+    return names
+
+
+def _changed(network: nn.Module, pruned: nn.Module, images: Tensor) -> list[str]:
+    old, new = _inputs(network, images), _inputs(pruned, images)
+    return [name for name in new if name not in old or not torch.equal(new[name], old[name])]
+
+
+def _inputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    inputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[name] = args[0].clone()
+
+        return hook
+
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+    tracking = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
+    handles = [norm.register_forward_pre_hook(keep(name)) for name, norm in tracking.items()]
+    network(images.to(next(network.parameters())))
+    for handle in handles:
+        handle.remove()
+    return inputs

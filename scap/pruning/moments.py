@@ -1,0 +1,106 @@
+"""Moments of what layers read, streamed over calibration images."""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scap.errors import ScapError
+
+Receive = Callable[[str, Tensor, Tensor, int], None]  # layer, inputs, outputs, number of the first image
+
+
+class _Enough(Exception):
+    """All layers asked for have been read; the rest of the network need not run."""
+
+
+def check_images(images: Tensor, batch_size: int) -> None:
+    """Raise ScapError unless `images` are finite, (N, channels, H, W), and two at least."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) < 2:
+        shape = tuple(getattr(images, "shape", ()))
+        raise ScapError(f"images: a tensor (N, channels, H, W) of at least 2 calibration images is needed, not {shape}")
+    if batch_size < 1:
+        raise ScapError(f"batch_size is {batch_size}; give at least 1")
+    if not images.isfinite().all():
+        raise ScapError("images: they hold NaN or infinity; give finite images, normalised as in training")
+
+
+@torch.no_grad()
+def stream(network: nn.Module, images: Tensor, layers: Collection[str], receive: Receive, batch_size: int) -> None:
+    """Run `network` (evaluation mode) batch by batch as far as `layers` need, and hand on what each reads and gives.
+
+    `receive` must copy what it keeps: later operations in place may overwrite the tensors.
+    """
+    waiting: set[str] = set()
+    start = 0
+
+    def hook(name: str) -> Callable[..., None]:
+        def read(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+            receive(name, args[0] if args else kwargs["input"], output, start)
+            waiting.discard(name)
+            if not waiting:
+                raise _Enough
+
+        return read
+
+    parameter = next(network.parameters())
+    handles = [network.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in layers]
+    try:
+        for start in range(0, len(images), batch_size):
+            waiting.update(layers)
+            with suppress(_Enough):
+                network(images[start : start + batch_size].to(parameter))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Moments:
+    """Sum, count and second moments of samples (..., n, D): products in their own precision, added up in double precision."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | None = None  # (..., D)
+        self.products: Tensor | None = None  # (..., D, E)
+
+    def add(self, left: Tensor, right: Tensor | None = None) -> None:
+        """Add samples (..., n, D), and their products with others (..., n, E) or with themselves."""
+        double = torch.promote_types(left.dtype, torch.float64)
+        products = (left.mT @ (left if right is None else right).conj()).to(double)
+        self.count += left.shape[-2]
+        self.total = self._plus(self.total, left.sum(-2, dtype=double))
+        self.products = self._plus(self.products, products)
+
+    @staticmethod
+    def _plus(old: Tensor | None, new: Tensor) -> Tensor:
+        return new if old is None else old.add_(new)
+
+    def mean(self) -> Tensor:
+        """(..., D) means."""
+        assert self.total is not None
+        return self.total / self.count
+
+    def second(self, layer: str) -> Tensor:
+        """(..., D, E) mean products, not centred; ScapError where they are not finite."""
+        assert self.products is not None
+        if not self.products.isfinite().all():
+            raise ScapError(
+                f"layer {layer!r} reads NaN, infinity or values too large for float32 on the calibration images: "
+                "the network has diverged, or the images are not normalised as in training"
+            )
+        return self.products / self.count
+
+
+def chunks(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Consecutive indices in as few runs as a sum of `sizes` up to `limit` allows (one at least in each)."""
+    runs: list[list[int]] = []
+    filled = limit + 1
+    for index, size in enumerate(sizes):
+        if filled + size > limit:
+            runs.append([])
+            filled = 0
+        runs[-1].append(index)
+        filled += size
+    return runs

@@ -1,0 +1,151 @@
+"""Consumers: found by the dependency graph, believed only when running the network agrees."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations
+
+from scap.errors import ScapError
+from scap.models.build import build_network
+from scap.pruning import consumers as module
+from scap.pruning.consumers import find_consumers, slopes
+from scap.pruning.surgery import prunable_layers
+
+
+class Wired(nn.Module):
+    """Layers that a function wires together."""
+
+    def __init__(self, wire, **layers):
+        super().__init__()
+        self.wire = wire
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, images):
+        return self.wire(self, images)
+
+
+def found(network, layer="a", size=8):
+    torch.manual_seed(0)
+    readers = find_consumers(network.eval(), [layer], torch.randn(1, 3, size, size))[layer]
+    return readers, [(c.name, c.group, c.channels.tolist(), c.columns.tolist(), c.norm) for c in readers.consumers]
+
+
+def test_every_layer_of_the_architectures_has_its_consumer():
+    images = torch.randn(1, 3, 32, 32)
+    for architecture, consumer in (("vgg16", "conv2_1"), ("resnet20", None)):
+        network = build_network(architecture, width=0.25).eval()
+        layers = prunable_layers(network, images)
+        readers = find_consumers(network, layers, images)
+        assert all(each.obstacle is None and len(each.consumers) == 1 for each in readers.values())
+        for layer in layers:
+            expected = consumer if layer == "conv1_2" else layer.replace("conv1", "conv2") if "." in layer else None
+            if expected:
+                assert readers[layer].consumers[0].name == expected
+                assert readers[layer].consumers[0].norm == expected.replace("conv", "bn")
+
+
+def test_concatenation_flattening_and_depthwise_layers():
+    layers = {"a": nn.Conv2d(3, 2, 1), "b": nn.Conv2d(3, 3, 1), "c": nn.Conv2d(5, 4, 2), "n": nn.BatchNorm2d(4)}
+    network = Wired(lambda n, x: n.n(n.c(torch.cat([n.b(x), n.a(x).relu()], 1))).mean((2, 3)), **layers)
+    taps = [[12, 13, 14, 15], [16, 17, 18, 19]]
+    assert found(network)[1] == [("c", 0, [0, 1], taps, "n")]
+    flat = Wired(lambda n, x: n.l(n.a(x).flatten(1)), a=nn.Conv2d(3, 2, 7), l=nn.Linear(8, 3))
+    assert found(flat)[1] == [("l", 0, [0, 1], [[0, 1, 2, 3], [4, 5, 6, 7]], None)]
+    layers = {"a": nn.Conv2d(3, 2, 1), "d": nn.Conv2d(2, 2, 3, groups=2), "c": nn.Conv2d(2, 3, 1)}
+    depthwise = Wired(lambda n, x: n.c(functional.relu6(n.d(n.a(x)))), **layers)
+    readers, consumers = found(depthwise)
+    assert consumers == [("c", 0, [0, 1], [[0], [1]], None)]
+    assert set(readers.outputs) == {"a", "d"}
+
+
+def test_groups_of_a_convolution_read_their_own_channels():
+    network = Wired(lambda n, x: n.c(n.a(x)), a=nn.Conv2d(3, 4, 1), c=nn.Conv2d(4, 6, 1, groups=2))
+    assert found(network)[1] == [("c", 0, [0, 1], [[0], [1]], None), ("c", 1, [2, 3], [[0], [1]], None)]
+
+
+def test_a_channel_that_is_read_twice_has_both_columns():
+    network = Wired(lambda n, x: n.c(torch.cat([n.a(x)] * 2, 1)), a=nn.Conv2d(3, 2, 1), c=nn.Conv2d(4, 6, 1))
+    readers, consumers = found(network)
+    assert consumers == [("c", 0, [0, 1], [[0, 2], [1, 3]], None)] or readers.obstacle
+
+
+def test_a_batch_norm_that_is_not_alone_takes_no_constant():
+    def both(n, x):
+        hidden = n.c(n.a(x))
+        return n.n(hidden) + hidden
+
+    network = Wired(both, a=nn.Conv2d(3, 2, 1), c=nn.Conv2d(2, 3, 1), n=nn.BatchNorm2d(3))
+    assert found(network)[1][0][-1] is None
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, input):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(input, weight, self.bias)
+
+
+def after(wire, consumer=None, **layers):
+    """A producer `a` of four channels, something between, and a consumer `c`."""
+    return Wired(wire, a=nn.Conv2d(3, 4, 1), c=consumer or nn.Conv2d(4, 5, 1), **layers)
+
+
+ORDER = "'c' reads its channels in another order, or mixed"
+OBSTACLES = {
+    "shuffled": (after(lambda n, x: n.c(n.s(n.a(x))), s=nn.ChannelShuffle(2)), ORDER),
+    "across channels": (after(lambda n, x: n.c(n.s(n.a(x))), s=nn.LocalResponseNorm(3)), ORDER),
+    "normalised together": (after(lambda n, x: n.c(functional.group_norm(n.a(x), 2))), "'c' reads"),
+    "transposed": (after(lambda n, x: n.c(n.a(x)), nn.ConvTranspose2d(4, 5, 2)), "'c' reads it, a ConvTranspose2d"),
+    "read elsewhere": (after(lambda n, x: n.c(y := n.a(x)) + y.mean(1, True)), "other parts of the network read it than 'c'"),
+    "run again": (after(lambda n, x: n.c(n.c(n.a(x)).relu()), nn.Conv2d(4, 4, 1)), "'c', which reads it, runs more than once"),
+    "standardised": (after(lambda n, x: n.c(n.a(x)), Standardised(4, 5, 1)), "computes something else than weight"),
+    "parametrised": (
+        after(lambda n, x: n.c(n.a(x)), parametrizations.weight_norm(nn.Conv2d(4, 5, 1))),
+        "take the parametrisation or weight norm off",
+    ),
+    "output": (after(lambda n, x: n.a(x)), "no layer reads its channels"),
+    "unused": (after(lambda n, x: n.c(x.repeat(1, 2, 1, 1)[:, :4])), "it is not used"),
+    "moved": (after(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1).flatten(1)), nn.Linear(4 * 64, 2)), ORDER),
+}
+
+
+@pytest.mark.parametrize("kind", OBSTACLES)
+def test_what_cannot_be_told_is_an_obstacle_in_words(kind):
+    network, message = OBSTACLES[kind]
+    readers, consumers = found(network)
+    assert consumers == []
+    assert message in readers.obstacle
+
+
+def test_a_wrong_graph_is_not_believed(monkeypatch):
+    """Two channels exchanged, or one left out: the run contradicts."""
+    network = Wired(lambda n, x: n.c(n.a(x)), a=nn.Conv2d(3, 4, 1), c=nn.Conv2d(4, 5, 1))
+    original = module._reads
+
+    def wrong(change):
+        def reads(*arguments):
+            result = original(*arguments)
+            result.inputs["c"] = change(result.inputs["c"])
+            return result
+
+        return reads
+
+    for change in (lambda pairs: [(p ^ 1, k) for p, k in pairs], lambda pairs: pairs[:3]):
+        monkeypatch.setattr(module, "_reads", wrong(change))
+        assert "'c' reads its channels in another order" in (found(network)[0].obstacle or "")
+
+
+def test_slopes_are_those_of_the_batch_norm():
+    norm = nn.BatchNorm2d(2)
+    norm.running_var.copy_(torch.tensor([3.0, 8.0]))
+    norm.weight.data.copy_(torch.tensor([-2.0, 6.0]))
+    network = nn.ModuleDict({"n": norm, "free": nn.BatchNorm2d(2, affine=False)})
+    torch.testing.assert_close(slopes(network, "n", 2), torch.tensor([4 / 3, 36 / 8]).double().sqrt(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(slopes(network, "free", 2), torch.ones(2).double(), rtol=1e-4, atol=0)
+    assert slopes(network, None, 2).tolist() == [1, 1]
+
+
+def test_an_unknown_layer_is_named():
+    with pytest.raises(ScapError, match="layer 'nope' is no convolution"):
+        found(Wired(lambda n, x: n.a(x), a=nn.Conv2d(3, 4, 1)), "nope")

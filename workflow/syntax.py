@@ -1,0 +1,209 @@
+"""A Python file as its definitions: the name that each binds, its meaning, and what it refers to."""
+
+import ast
+import symtable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scap.errors import ScapError
+from workflow.meaning import Chain, chain_of, is_plain, is_text, meaning_of, origins, strip
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
+LAZY = "_PUBLIC"  # the table of such names
+
+
+@dataclass(frozen=True)
+class Import:
+    """A name that stands for a module (`name` is None) or for what a module calls `name`."""
+
+    bound: str
+    module: str
+    name: str | None
+    loads: str  # `import a.b` binds a, but loads a.b
+
+    @property
+    def meaning(self) -> str:
+        return f"import {self.module} {self.name}"
+
+    @property
+    def chain(self) -> Chain:
+        return () if self.name is None else (self.name,)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A statement at the top of a module."""
+
+    meaning: str
+    chains: frozenset[Chain]  # the names that it refers to: of its module, or imported inside it
+    imports: tuple[Import, ...]  # inside it
+    defines: bool = False  # a function or a class, of which the rest tells:
+    decorators: tuple[Chain, ...] = ()  # those that may keep a list of what they decorate
+    bases: tuple[Chain, ...] = ()
+    writes: bool = False  # when called, it changes a variable of its module
+    hooks: bool = False  # is told of its subclasses
+
+
+@dataclass(frozen=True)
+class Module:
+    """A file: its definitions by name, and the statements that run when it is imported, or when it is run as a script."""
+
+    name: str
+    bindings: dict[str, tuple[Unit | Import, ...]] = field(default_factory=dict)
+    always: tuple[Unit, ...] = ()
+    main: tuple[Unit, ...] = ()
+    loads: frozenset[str] = frozenset()
+    lazy: dict[str, str] = field(default_factory=dict)  # names that a package loads on first use -> module below it
+
+
+def read_module(path: Path, name: str, package: str, scripts: bool = False) -> Module:
+    """Read a file of a package; `scripts`: its neighbours may be imported by their bare names, as those of a script are.
+
+    Raises ScapError where it cannot be understood.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise ScapError(f"{path}: is no Python that can be read ({error})") from error
+    reader = _Reader(path, package, scripts, tree)
+    bindings: dict[str, list[Unit | Import]] = defaultdict(list)
+    always, main = [], []
+    for statement in reader.statements:
+        unit, bound = reader.unit(statement), _bound(statement)
+        for each in () if isinstance(statement, DEFINITIONS) else unit.imports:
+            bindings[each.bound].append(each)
+        for each in bound:
+            bindings[each].append(unit)
+        if not bound and not isinstance(statement, IMPORTS):
+            (main if _is_main(statement) else always).append(unit)
+    lazy = next((ast.literal_eval(node.value) for node in reader.statements if _bound(node) == [LAZY]), {})
+    loads = {
+        each.loads for statement in reader.statements if isinstance(statement, IMPORTS) for each in reader.imports(statement)
+    }
+    units = {key: tuple(each) for key, each in bindings.items()}
+    return Module(name, units, tuple(always), tuple(main), frozenset(loads), lazy)
+
+
+class _Reader:
+    """Makes units of the statements of one file."""
+
+    def __init__(self, path: Path, package: str, scripts: bool, tree: ast.Module) -> None:
+        self.path, self.package, self.scripts = path, package, scripts
+        self.origins, self.statements = origins(tree), strip(tree).body
+        self.variables = {name for node in self.statements if not isinstance(node, DEFINITIONS) for name in _bound(node)}
+
+    def unit(self, statement: ast.stmt) -> Unit:
+        """What a statement means and refers to."""
+        imports = tuple(self.imports(statement))
+        names = _outer_names(statement) | {each.bound for each in imports}
+        chains = frozenset(_chains(statement, names))
+        if not isinstance(statement, DEFINITIONS):
+            return Unit(meaning_of(statement), chains, imports)
+        makers = statement.decorator_list + [each.value for each in _metaclasses(statement)]
+        nodes = list(ast.walk(statement))
+        return Unit(
+            meaning_of(statement),
+            chains,
+            imports,
+            defines=True,
+            decorators=tuple(chain_of(node) for node in makers if not is_plain(node, self.origins)),
+            bases=tuple(chain_of(node) for node in getattr(statement, "bases", ())),
+            writes=any(_writes(node, names, self.variables) for node in nodes),
+            hooks=any(getattr(node, "name", "") == "__init_subclass__" or _metaclasses(node) for node in nodes),
+        )
+
+    def imports(self, statement: ast.stmt) -> Iterator[Import]:
+        """Names that a statement imports, at once or when its functions are called."""
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    full = self._full(alias.name)
+                    first = full.removesuffix(alias.name) + alias.name.split(".")[0]
+                    yield Import(alias.asname or alias.name.split(".")[0], full if alias.asname else first, None, full)
+            elif isinstance(node, ast.ImportFrom):
+                module = self._module(node)
+                if any(alias.name == "*" for alias in node.names):
+                    raise ScapError(f"{self.path}:{node.lineno}: 'import *' hides what is used; name what is imported")
+                for alias in node.names:
+                    yield Import(alias.asname or alias.name, module, alias.name, module)
+            elif isinstance(node, ast.Call) and chain_of(node)[-1:] == ("import_module",) and is_text(node.args[0]):
+                name = self._full(ast.literal_eval(node.args[0]))
+                yield Import("", name, None, name)
+
+    def _full(self, name: str) -> str:
+        """A module's name seen from the project's folder."""
+        neighbour = self.scripts and (self.path.parent / f"{name.split('.')[0]}.py").is_file()
+        return f"{self.package}.{name}" if neighbour else name
+
+    def _module(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return self._full(node.module or "")
+        parts = [] if self.scripts or not self.package else self.package.split(".")
+        above = parts[: max(0, len(parts) - node.level + 1)]
+        if not above:
+            raise ScapError(f"{self.path}:{node.lineno}: a relative import leads out of its package; name the module in full")
+        return ".".join([*above, node.module] if node.module else above)
+
+
+def _metaclasses(node: ast.AST) -> list[ast.keyword]:
+    return [each for each in getattr(node, "keywords", ()) if each.arg == "metaclass"] if isinstance(node, ast.ClassDef) else []
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """The names that a definition or an assignment binds; none for other statements, which run whenever the module does."""
+    if isinstance(statement, DEFINITIONS):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        return []
+    nodes = [node for target in targets if target is not None for node in ast.walk(target)]
+    plain = all(isinstance(node, (ast.Name, ast.Tuple, ast.List, ast.Starred, ast.expr_context)) for node in nodes)
+    return [node.id for node in nodes if isinstance(node, ast.Name)] if plain else []
+
+
+def _is_main(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
+
+
+def _outer_names(statement: ast.stmt) -> set[str]:
+    """Names in a statement that are, or may be, those of its module."""
+    names = set()
+    tables = [symtable.symtable(ast.unparse(statement), "", "exec")]
+    for table in tables:  # grows
+        tables += table.get_children()
+        names |= {each.get_name() for each in table.get_symbols() if table.get_type() != "function" or each.is_global()}
+    return names
+
+
+def _chains(node: ast.AST, names: set[str]) -> Iterator[Chain]:
+    """The chains in a node that start with one of the names, each as long as it is."""
+    if not chain_of(node) or isinstance(node, ast.Call):
+        inner: Iterable[ast.AST] = ast.iter_child_nodes(node)
+    else:
+        inner = _arguments(node)
+        if chain_of(node)[0] in names:
+            yield chain_of(node)
+    for child in inner:
+        yield from _chains(child, names)
+
+
+def _arguments(node: ast.AST) -> Iterator[ast.AST]:
+    """What the calls within a chain are given."""
+    while isinstance(node, (ast.Attribute, ast.Call)):
+        if isinstance(node, ast.Call):
+            yield from (*node.args, *node.keywords)
+        node = node.func if isinstance(node, ast.Call) else node.value
+
+
+def _writes(node: ast.AST, names: set[str], variables: set[str]) -> bool:
+    """Whether a node changes a variable of the module: stores into it, or calls one of its methods."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return bool({*chain_of(node.func)[:1]} & names & variables)
+    if isinstance(node, ast.Global):
+        return True
+    stored = isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
+    return stored and isinstance(node, (ast.Attribute, ast.Subscript)) and bool({*chain_of(node.value)[:1]} & names & variables)
