@@ -1,7 +1,11 @@
 # SCAP: Spectral Complex Autoencoder Pruning (arXiv:2601.09352), step by step.
 from snakemake.utils import min_version
 
-min_version("9.0")
+from workflow.display import show_run
+from workflow.summary import closing, failures
+
+min_version("9.27.1")
+display = show_run(workflow)
 
 
 configfile: "config/config.yaml"
@@ -36,9 +40,13 @@ onstart:
 
 
 onsuccess:
+    display.stop()
     export_records()
     remove_leftovers()
+    print(closing(config, workflow.dag_settings.targets))
 
 
 onerror:
+    display.stop()
     export_records()
+    print(failures(display))

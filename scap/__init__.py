@@ -20,6 +20,7 @@ _PUBLIC = {
     "layer_macs": "pruning.counting",
     "load_network": "pruning.files",
     "plan_at": "pruning.plans",
+    "plan_for": "pruning.widths",
     "plan_of_widths": "pruning.plans",
     "prunable_layers": "pruning.surgery",
     "prune_network": "pruning.prune",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from scap.pruning.plans import plan_of_widths as plan_of_widths
     from scap.pruning.prune import prune_network as prune_network
     from scap.pruning.surgery import prunable_layers as prunable_layers
+    from scap.pruning.widths import plan_for as plan_for
 else:
 
     def __getattr__(name: str) -> object:
