@@ -33,7 +33,7 @@ networks:
       short: {epochs: 1, batch_size: 64, learning_rate: 0.05}
 criteria:
   scap: {terms: {fidelity: 0.75, l1: 0.25}, autoencoder: {bottleneck: 2, epochs: 3}, calibration: {images: 32}}
-  scap-second: {like: scap, autoencoder: {bottleneck: 3}}
+  scap-second: {like: scap, terms: {fidelity: 1, l1: 1}, fusion: product, autoencoder: {bottleneck: 3}}
   l1: {terms: {l1: 1}}
   conditional: {terms: {conditional: 1}, calibration: {images: 32}}
 compensations:

@@ -2,20 +2,11 @@
 
 from torch import nn
 
-from scap.errors import ScapError
-
 
 def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
     """Ungrouped two-dimensional convolutions by module path, in the order of the network."""
     modules = network.named_modules()
     return {name: module for name, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1}
-
-
-def scaled(channels: int, width: float) -> int:
-    """Number of channels at relative `width`, rounded, at least 1."""
-    if width <= 0:
-        raise ScapError(f"width: {width} is not above 0; give a factor such as 1 or 0.25")
-    return max(1, round(channels * width))
 
 
 def initialise_convolutions(network: nn.Module) -> None:

@@ -39,7 +39,6 @@ def test_a_warmup_of_nothing_or_of_everything_is_possible(warmup, progress):
     ("key", "value"),
     [
         ("schedule", "linear"),
-        ("label_smoothing", 1),
         ("precision", "float16"),
         ("batch_size", 0),
         ("learning_rate", -0.1),
