@@ -173,10 +173,13 @@ def _nested(path: Path | str, values: Any, name: str) -> Any:
 
 
 class StoredTensors:
-    """An open safetensors file: `metadata`, and tensors by name, each checked when it is taken."""
+    """An open safetensors file: `metadata`, and tensors by name, each checked when it is taken.
 
-    def __init__(self, path: Path | str, file: Any) -> None:
-        self.path, self.file = path, file
+    `verified`: whether it told a SHA-256 of itself, which was compared.
+    """
+
+    def __init__(self, path: Path | str, file: Any, verified: bool) -> None:
+        self.path, self.file, self.verified = path, file, verified
         self.metadata: dict[str, str] = file.metadata() or {}
         self.names: list[str] = list(file.keys())
         self.sizes: dict[str, int] = {}
@@ -231,13 +234,13 @@ def open_tensors(path: str | Path, framework: str = "pt", *, digest: bool = Fals
     try:
         told = check_digest(Path(path))
         with safe_open(str(path), framework=framework) as file:
-            stored = StoredTensors(path, file)
             if digest and not told:
                 raise DamagedFile(path, "has no checksum of its content, so another program wrote it")
-            yield stored
+            yield StoredTensors(path, file, told)
     except (OSError, SafetensorError) as error:
-        there = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged, or no safetensors ({_reason(error)})"
-        raise DamagedFile(path, there) from error
+        missing = isinstance(error, FileNotFoundError)
+        problem = "there is no such file" if missing else f"the file is damaged, or no safetensors ({_reason(error)})"
+        raise DamagedFile(path, problem) from error
 
 
 def check_digest(path: Path) -> bool:
@@ -245,7 +248,7 @@ def check_digest(path: Path) -> bool:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
-            raise DamagedFile(path, "is damaged, or no safetensors (its header is longer than the file)")
+            raise DamagedFile(path, "the file is damaged, or no safetensors (its header is longer than the file)")
         try:
             header = json.loads(file.read(length))
             expected = header["__metadata__"].pop(DIGEST)
@@ -257,12 +260,12 @@ def check_digest(path: Path) -> bool:
         while part := file.read(2**22):
             found.update(part)
     if found.hexdigest() != expected:
-        raise DamagedFile(path, "is damaged: its content does not fit the checksum in it")
+        raise DamagedFile(path, "the file is damaged: its content does not fit the checksum in it")
     return True
 
 
 def header_bytes(header: Mapping[str, Any]) -> bytes:
     """The header of a safetensors file as it is written: length, JSON, spaces up to a multiple of 8 bytes."""
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

@@ -86,7 +86,11 @@ class TensorFile(WholeFile):
 
     def __enter__(self) -> "TensorFile":
         super().__enter__()
-        self.write(self.header, 0)
+        try:
+            self.write(self.header, 0)
+        except ScapError as error:  # the block has not begun: it will not be left
+            super().__exit__(type(error), error, None)
+            raise
         return self
 
     def append(self, name: str, values: Tensor) -> None:

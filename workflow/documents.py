@@ -1,6 +1,6 @@
 """Documents without typed numbers: blocks that are made from tables, settings and code.
 
-    <!-- made by: summary results/tables/half.csv against="criterion=scap" -->
+    <!-- made by: summary cifar10 against=criterion=scap -->
 
     (the table)
 
@@ -25,8 +25,9 @@ from workflow.manual import MANUAL, ROOT, markdown
 
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/*.md", "results/*/README.md")
 BLOCK = re.compile(r"<!-- made by: (?P<call>[^>]+?) -->(?P<body>.*?)<!-- end -->", re.DOTALL)
+FOLDERS = {"": "results/tables", "earlier": "results/earlier/tables", "benchmarks": "benchmarks/results"}
 PAIRED = ["network", "seed"]  # runs are compared within a network and a seed
-TITLES = {"threshold": "τ", "track": "schedule"}  # earlier tables say track
+TITLES = {"threshold": "τ", "track": "schedule", "holdout_top1": "held-out top-1"}
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,12 @@ MEASURES = {
 # Tables
 
 
-def read(path: str) -> pd.DataFrame:
-    """A CSV table of the repository, settings and names as text where they are no numbers."""
+def read(name: str) -> pd.DataFrame:
+    """A table by its name, as FOLDERS says: `cifar10`, `earlier/half`, `benchmarks/growth`."""
+    folder, _, stem = name.rpartition("/")
+    path = f"{FOLDERS.get(folder, folder)}/{stem}.csv"
     if not (ROOT / path).is_file():
-        raise ScapError(f"there is no table {path}; make it, or correct the path")
+        raise ScapError(f"there is no table {path}; make it, or correct the name")
     return pd.read_csv(ROOT / path)
 
 
@@ -94,6 +97,12 @@ def _matches(values: pd.Series, text: str) -> pd.Series:
         low, high = text.split("..")
         return values.between(float(low or "-inf"), float(high or "inf"))
     return values.astype(str).isin(text.split(","))
+
+
+def as_it_is(table: pd.DataFrame) -> str:
+    """All rows and columns of a table in Markdown."""
+    body = [[cell(part) for part in row] for row in table.astype(object).to_numpy()]
+    return markdown([TITLES.get(name, name) for name in table], body)
 
 
 def cell(value: object) -> str:
@@ -130,7 +139,7 @@ def _change(values: pd.Series) -> str:
 
 
 def summary(
-    path: str,
+    name: str,
     *,
     by: str = "criterion",
     show: str = "flops,params,top1",
@@ -143,7 +152,7 @@ def summary(
 
     `names`: a table that says what each value of the first key means.
     """
-    runs, keys = chosen(read(path), where), by.split(",")
+    runs, keys = chosen(read(name), where), by.split(",")
     measures = [MEASURES[name] for name in show.split(",")]
     meaning = read(names).set_index(keys[0])["meaning"] if names else None
     head = [TITLES.get(key, key) for key in keys] + ["what it is"] * (meaning is not None) + [each.title for each in measures]
@@ -156,9 +165,9 @@ def summary(
     return markdown(head + ([f"change from {against.split()[0].split('=')[1]}, points"] if against else []), body)
 
 
-def seeds(path: str, *, by: str = "criterion", of: str = "holdout", also: str = "top1", names: str = "", **where: str) -> str:
+def seeds(name: str, *, by: str = "criterion", of: str = "holdout", also: str = "top1", names: str = "", **where: str) -> str:
     """Runs by one key with a column a seed, the best mean first."""
-    runs, first, second = chosen(read(path), where), MEASURES[of], MEASURES[also]
+    runs, first, second = chosen(read(name), where), MEASURES[of], MEASURES[also]
     wide = runs.pivot_table(index=by, columns="seed", values=first.column).assign(mean=lambda table: table.mean(axis=1))
     wide = wide.assign(other=runs.groupby(by)[second.column].mean()).sort_values("mean", ascending=False)
     meaning = read(names).set_index(by)["meaning"] if names else None
@@ -170,35 +179,39 @@ def seeds(path: str, *, by: str = "criterion", of: str = "holdout", also: str = 
     return markdown([*head, f"{first.title}, mean", f"{second.title}, mean"], body)
 
 
-def value(path: str, column: str, how: str = "mean", *, form: str = ".2f", **where: str) -> str:
+def value(name: str, column: str, how: str = "mean", *, form: str = ".2f", unit: str = "", **where: str) -> str:
     """One number: a statistic (mean, min, max, std, count, sum) of a column."""
-    found = getattr(chosen(read(path), where)[column], how)()
-    return format(found, form).replace("%", " %").replace("-", "−")
+    found = format(getattr(chosen(read(name), where)[column], how)(), form)
+    return f"{found} {unit}".strip().replace("-", "−")
 
 
-def change(path: str, column: str, against: str, how: str = "mean", *, form: str = "+.2f", **where: str) -> str:
+def change(name: str, column: str, how: str = "mean", *, against: str, form: str = "+.2f", **where: str) -> str:
     """One number: the change of a column against other runs of the same network and seed."""
-    table = read(path)
+    table = read(name)
     found = getattr(changes(table, chosen(table, where), (), against, column), how)()
     return format(found, form).replace("-", "−")
 
 
+def table(name: str, *, columns: str = "", **where: str) -> str:
+    """The rows of a table as they are."""
+    rows = chosen(read(name), where)
+    return as_it_is(rows[columns.split(",")] if columns else rows)
+
+
 def benchmark(name: str, *, columns: str = "", **where: str) -> str:
     """A table of benchmarks/results, with its note and the machine below."""
-    table = chosen(read(f"benchmarks/results/{name}.csv"), where)
+    table = chosen(read(f"benchmarks/{name}"), where)
     return with_machine(table[[*columns.split(","), "note", "machine"]] if columns else table)
 
 
 def with_machine(table: pd.DataFrame) -> str:
     """A table of a benchmark, with its last two columns, note and machine, below."""
     note, machine = table["note"].fillna("").iloc[0], table["machine"].iloc[0]
-    measured = table.drop(columns=["note", "machine"])
-    body = [[cell(part) for part in row] for row in measured.astype(object).to_numpy()]
-    return f"{markdown(list(measured), body)}\n\n{f'{note}. ' if note else ''}Machine: {machine}."
+    return f"{as_it_is(table.drop(columns=['note', 'machine']))}\n\n{f'{note}. ' if note else ''}Machine: {machine}."
 
 
 RENDERERS: dict[str, Callable[..., str]] = {
-    function.__name__: function for function in (summary, seeds, value, change, benchmark, *MANUAL)
+    function.__name__: function for function in (summary, seeds, value, change, table, benchmark, *MANUAL)
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from scap.settings import BOUNDS
+from scap.writing import write_whole
 from workflow.sections import NAME, Configuration
 
 PATH = Path("config/schema.json")
@@ -84,4 +85,4 @@ def text() -> str:
 
 
 if __name__ == "__main__":
-    PATH.write_text(text())
+    write_whole(PATH, text())

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -73,7 +74,8 @@ def conditional_scores(
         for layer in (layers[index] for index in run):
             sources = [(consumer, gathered[own.key()]) for consumer, own in readings[layer]]
             shortest = max([shortest, *((source.inputs_read() / source.moments.count, layer) for _, source in sources)])
-            scores[layer] = _scores([source.problem(c, source.ridge if ridge is None else ridge) for c, source in sources])
+            problems = [source.problem(c, source.ridge if ridge is None else ridge) for c, source in sources]
+            scores[layer] = _scores(layer, problems)
             if report is not None:
                 report({"layer": len(scores), "total": len(layers)})
         for source in gathered.values():
@@ -120,10 +122,13 @@ def _gather(network: nn.Module, images: Tensor, sources: list[Form], batch_size:
     stream(network, images, {source.name for source in sources}, receive, batch_size)
 
 
-def _scores(problems: list[Problem]) -> NDArray[np.float64]:
+def _scores(layer: str, problems: list[Problem]) -> NDArray[np.float64]:
     channels = 1 + max(int(problem.channels.max()) for problem in problems)
     energy = sum(problem.energy() for problem in problems)
-    order, costs = eliminate(problems, channels)
+    try:
+        order, costs = eliminate(problems, channels)
+    except torch.linalg.LinAlgError as error:
+        raise ScapError(f"layer {layer!r}: what its consumers read depends on itself linearly; give a larger ridge") from error
     scores = np.zeros(channels)
     if energy > 0:
         scores[order] = np.clip(np.cumsum(costs) / energy, 0, 1)

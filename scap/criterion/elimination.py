@@ -59,8 +59,9 @@ class _State:
 
     def __init__(self, problem: Problem) -> None:
         self.weights = _reduced(problem.weights)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(problem.moments))
-        problem.moments, problem.weights = torch.empty(0), torch.empty(0)  # their memory is needed
+        root = torch.linalg.cholesky(problem.moments)
+        problem.moments = problem.weights = torch.empty(0)  # their memory is needed
+        self.inverse = torch.cholesky_inverse(root)
         self.channels, self.blocks = problem.channels.tolist(), problem.blocks.to(self.weights.device)
         self.diagonal = self.inverse[:, self.blocks[:, :, None], self.blocks[:, None, :]]  # (F, K', b, b): P_kk
         self.updates, self.gone = self.inverse[:, :, :0], list[int]()

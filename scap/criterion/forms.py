@@ -171,12 +171,13 @@ def form_of(name: str, network: nn.Module, consumer: Consumer, inputs: Tensor) -
 
 
 def regularised(moments: Tensor, weights: Tensor, ridge: float, channels: Tensor, blocks: Tensor) -> Problem:
-    """The problem with `ridge` times its own energy added to each input; inputs that are always zero cost nothing."""
+    """The problem with `ridge` times its own energy added to each input, in place; inputs that are always zero cost nothing."""
     energy = moments.diagonal(dim1=-2, dim2=-1).real
     silent = energy <= 0
     added = torch.where(silent, torch.ones_like(energy), ridge * energy)
     weights = weights.to(moments.dtype) * ~silent[:, None]
-    return Problem(moments + torch.diag_embed(added).to(moments.dtype), weights, channels, blocks)
+    moments.diagonal(dim1=-2, dim2=-1).add_(added)
+    return Problem(moments, weights, channels, blocks)
 
 
 FORMS: dict[str, type[Form]] = {"channelwise": Channelwise, "spectral": Spectral, "taps": Taps}

@@ -36,13 +36,32 @@ def score_network(
     dtype: torch.dtype = torch.float16,
     report: Report | None = None,
 ) -> "pd.DataFrame":
-    """The score table of a network: one row a channel, `layer`, `channel`, a column for each term, `score`.
+    """How much each output channel matters (docs/method.md). Only what the criterion's terms need is computed.
 
-    `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
-    paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.criterion.activations). Only
-    what the criterion's terms need is computed; the activations of all layers and the spectra of one at a time go through a
-    temporary folder, in `dtype`. Raises ScapError for images that are no finite floats, for a layer that does not exist or
-    cannot be recorded, and for values that are not finite.
+    Args:
+        network: Any module; it is not altered.
+        images: Calibration images (N, channels, H, W), normalised as in training, on the network's device. No labels.
+        layers: Module paths of convolutions; by default all that can be pruned.
+        criterion: Terms of the score and how they are fused; by default fidelity and the L1 norm.
+        autoencoder: The autoencoder of the term `fidelity`.
+        outputs: Where Y is read: `activated`, after batch norm and activation, or `convolution`.
+        dtype: Precision of the temporary files that hold activations and spectra.
+        report: Receives the progress of each step as a mapping of names to numbers.
+
+    Returns:
+        The score table, one row a channel: `layer`, `channel`, a column for each term, and `score` (high: keep).
+
+    Raises:
+        ScapError: For images that are no finite floats, for a layer that does not exist or cannot be recorded, and for
+            values that are not finite.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> criterion = scap.CriterionSettings(terms={"l1": 1})
+        >>> table = scap.score_network(network, torch.rand(64, 3, 8, 8), criterion=criterion)
+        >>> list(table.columns), len(table)
+        (['layer', 'channel', 'l1', 'score'], 8)
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
     check_images(images)

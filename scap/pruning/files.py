@@ -1,20 +1,20 @@
 """A pruned network in one file: architecture, plan and weights."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from scap.errors import ScapError
+from scap.errors import DamagedFile, ScapError
 from scap.models.layers import conv_layers
 from scap.models.names import own_function
 from scap.pruning.plans import Plan
 from scap.pruning.surgery import prune_network
+from scap.reading import open_tensors
 from scap.tensors import save_tensors
 
 FORMAT = "scap-network-1"
@@ -97,40 +97,40 @@ def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None
 
 
 def _with_weights(path: str | Path, network: nn.Module) -> nn.Module:
+    weights = _read_weights(path)
+    _create_biases(network, weights)
     try:
-        network.load_state_dict(_read_weights(path), strict=True, assign=True)  # assign: in the precision that was saved
+        network.load_state_dict(weights, strict=True, assign=True)  # assign: in the precision that was saved
     except RuntimeError as error:
         raise ScapError(f"{path}: its weights do not fit the network built for it: {error}") from error
     return network.eval()
 
 
+def _create_biases(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Compensation gives a bias to a layer that had none and no batch norm behind it: room for those in the file."""
+    modules = dict(network.named_modules())
+    for name, value in weights.items():
+        layer, _, kind = name.rpartition(".")
+        module = modules.get(layer)
+        if kind == "bias" and isinstance(module, _ConvNd | nn.Linear) and module.bias is None and value.is_floating_point():
+            module.bias = nn.Parameter(torch.empty_like(value))
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """`architecture`, `arguments`, `plan`, `example_shape` and `extra` of a file by save_network."""
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
-    if FORMAT not in metadata:
-        raise ScapError(f"{path}: is no network saved by SCAP (its format is not {FORMAT!r})")
-    try:
-        fields = json.loads(metadata[FORMAT])
-        return {field: fields[field] for field in FIELDS}
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ScapError(f"{path}: the file is damaged ({error!r}); make it again") from error
+    with open_tensors(path) as file:
+        if FORMAT not in file.metadata or not file.verified:
+            raise DamagedFile(path, f"is no network saved by SCAP (its format is not {FORMAT!r}, or it has no checksum)")
+        try:
+            fields = json.loads(file.metadata[FORMAT])
+            return {field: fields[field] for field in FIELDS}
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise DamagedFile(path, f"the file is damaged ({error!r})") from error
 
 
 def _read_weights(path: str | Path) -> dict[str, Tensor]:
-    with _opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise ScapError(f"{path}: there is no such file; make it first") from error
-    except (SafetensorError, OSError) as error:
-        raise ScapError(f"{path}: the file is damaged, or no safetensors ({error}); make it again") from error
+    with open_tensors(path) as file:
+        return {name: file.file.get_tensor(name).clone() for name in file.names}
 
 
 def _build(path: str | Path, metadata: dict[str, Any], build: Callable[[], nn.Module] | None, run_code: bool) -> nn.Module:

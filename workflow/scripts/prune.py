@@ -16,7 +16,7 @@ def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compens
     own = read_scores(inputs["scores"])
     network, metadata = open_unpruned(inputs["baseline"], cfg["architecture"])
     example = torch.zeros(metadata["example_shape"])
-    widths_of = read_scores(inputs["width_scores"]) if inputs["width_scores"] else None
+    widths_of = next(map(read_scores, inputs["width_scores"]), None)
     plan = make_plan(network, example, own, widths_of, cfg["plan"])
     images, how = example, cfg["compensation"]["how"]
     if how != "none":

@@ -288,7 +288,7 @@ def test_several_consumers_add_up():
 
 def test_a_small_map_counts_what_is_read():
     """On 1x1 maps only the central tap of a 3x3 kernel reads anything, and all forms say so."""
-    network, data = chain(size=1)
+    network, data = chain(size=1, images=60)
     central = copy.deepcopy(network)
     central[3] = nn.Conv2d(5, 4, 1).double()
     with torch.no_grad():
@@ -397,3 +397,19 @@ def test_values_that_overflow_while_streaming_name_their_layer():
     for form in ALL:
         with pytest.raises(ScapError, match=r"layer '3' reads NaN, infinity or values too large for float32"):
             conditional_scores(network, data, ["0"], form=form)
+
+
+@pytest.mark.parametrize("form", ALL)
+def test_equal_channels_without_a_ridge_are_refused_or_ranked(form):
+    """Rounding decides whether the moments of equal channels can be inverted; a traceback of the solver never comes out."""
+    network, data = chain(channels=6)
+    with torch.no_grad():
+        for tensor in (network[0].weight, network[0].bias, *network[1].parameters(), *network[1].buffers()):
+            if tensor.ndim:
+                tensor[4] = tensor[1]
+    try:
+        scores = conditional_scores(network, data, ["0"], form=form, ridge=0)["0"]
+    except ScapError as error:
+        assert "layer '0': what its consumers read depends on itself linearly; give a larger ridge" in str(error)  # noqa: PT017
+    else:
+        assert np.isfinite(scores).all()

@@ -223,10 +223,10 @@ def test_a_split_that_leaves_nothing_is_refused(digits, arguments):
 
 def test_a_missing_or_damaged_data_set_is_named(tmp_path, digits):
     path = tmp_path / "cut.safetensors"
-    with pytest.raises(ScapError, match=r"cut\.safetensors: is missing; make it again"):
+    with pytest.raises(ScapError, match=r"cut\.safetensors: there is no such file; make it again"):
         load_dataset(path, holdout=0)
     path.write_bytes(digits.read_bytes()[:-10])
-    with pytest.raises(ScapError, match=r"cut\.safetensors: is damaged: its content does not fit the checksum"):
+    with pytest.raises(ScapError, match=r"cut\.safetensors: the file is damaged: its content does not fit the checksum"):
         load_dataset(path, holdout=0)
 
 

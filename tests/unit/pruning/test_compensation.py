@@ -208,7 +208,7 @@ def test_full_is_at_least_as_good_as_channelwise_and_both_help():
     network, images = chain(channels=12)
     plan = {"first": [0, 2, 3, 7], "second": [0, 1, 4]}
     errors = {
-        how: float((prune_and_compensate(network, plan, images, how)[0](images) - network(images)).square().mean())
+        how: (prune_and_compensate(network, plan, images, how)[0](images) - network(images)).square().mean().item()
         for how in COMPENSATIONS
     }
     assert errors["full"] < errors["channelwise"] < errors["none"]
@@ -225,17 +225,17 @@ def test_batch_norm_estimates_what_changed_only():
     torch.manual_seed(0)
     images = images_for(65)
     network = settled(build_network("resnet20", width=0.25), images)
-    pruned, table = prune_and_compensate(network, {"block2_1.conv1": [0, 3, 5]}, images, "batch-norm", batch_size=32)
-    untouched = [name for name, _ in network.named_buffers() if name.startswith(("bn1", "block1"))]
+    pruned, table = prune_and_compensate(network, {"layer2.0.conv1": [0, 3, 5]}, images, "batch-norm", batch_size=32)
+    untouched = [name for name, _ in network.named_buffers() if name.startswith(("bn1", "layer1"))]
     assert untouched
     assert all(torch.equal(network.get_buffer(name), pruned.get_buffer(name)) for name in untouched)
-    assert table["consumer"].iloc[0] == "block2_1.bn1"
-    assert {"block2_1.bn2", "block2_2.bn1", "block3_3.bn2"} <= set(table["consumer"])
-    inputs = []
-    pruned.block2_1.bn2.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
+    assert table["consumer"].iloc[0] == "layer2.0.bn1"
+    assert {"layer2.0.bn2", "layer2.1.bn1", "layer3.2.bn2"} <= set(table["consumer"])
+    inputs, norm = [], pruned.layer2[0].bn2
+    norm.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
     pruned(images)
-    torch.testing.assert_close(pruned.block2_1.bn2.running_mean, inputs[0].mean((0, 2, 3)), rtol=0.05, atol=0.05)
-    assert pruned.block2_1.bn2.momentum == network.block2_1.bn2.momentum
+    torch.testing.assert_close(norm.running_mean, inputs[0].mean((0, 2, 3)), rtol=0.05, atol=0.05)
+    assert norm.momentum == network.layer2[0].bn2.momentum
     assert not any(module.training for module in pruned.modules())
 
 
@@ -339,6 +339,13 @@ def test_mistakes_are_named(how, change, message):
     network, images = chain()
     with pytest.raises(ScapError, match=message):
         prune_and_compensate(network, {"first": [0, 3]}, change(images), how)
+
+
+@pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), float("inf")])
+def test_a_ridge_that_is_none_is_refused(ridge):
+    network, images = chain()
+    with pytest.raises(ScapError, match="compensate: ridge is"):
+        prune_and_compensate(network, {"first": [0, 3]}, images, ridge=ridge)
 
 
 def test_activations_that_are_not_finite_name_their_layer():

@@ -1,0 +1,122 @@
+"""What ranking by conditional fidelity and compensation cost, and how that grows with the channels.
+
+Growth: a convolution of K channels read by a 3x3 convolution of K channels on 4x4 maps, from images to scores, and the
+compensation of half its channels. Whole network: VGG16, every layer, beside one epoch of its training in the same run.
+Times are CPU seconds of the process, so that other work on the machine counts as little as it can.
+"""
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks.common import Row, calibration, parse, peak_memory, say, write_table
+from scap.criterion.conditional import conditional_scores
+from scap.criterion.forms import FORMS
+from scap.pruning.compensation import prune_and_compensate
+from scap.pruning.surgery import prunable_layers
+
+EPOCH_IMAGES, BATCH, STEPS = 50_000, 128, 4
+LIMITS = {"channelwise": 2048, "spectral": 1024, "taps": 1024, "full": 2048}  # channels beyond which a form is left out
+SHARE = {"half width": 0.5, "0.38 of the width": 0.38}
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """CPU seconds that one call takes."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def pair(channels: int) -> nn.Module:
+    """A producer of `channels` and its consumer."""
+    torch.manual_seed(0)
+    consumer = nn.Conv2d(channels, channels, 3, padding=1)
+    return nn.Sequential(nn.Conv2d(16, channels, 3, padding=1), nn.ReLU(), consumer, nn.BatchNorm2d(channels)).eval()
+
+
+def prepare(task: str, channels: int, images: int) -> Callable[[], Any]:
+    """Ranking by a form, or `full` compensation of half the channels, ready to run."""
+    network, data = pair(channels), torch.randn(images, 16, 4, 4, generator=torch.Generator().manual_seed(1))
+    if task == "full":
+        return lambda: prune_and_compensate(network, {"0": list(range(channels // 2))}, data)
+    return lambda: conditional_scores(network, data, ["0"], form=task)
+
+
+def growth(sizes: list[int], images: int) -> list[Row]:
+    """CPU seconds and peak memory of each task over K."""
+    rows: list[Row] = []
+    for task in (*FORMS, "full"):
+        prepare(task, 8, 16)()  # what torch loads on first use
+        for channels in (size for size in sizes if size <= LIMITS[task]):
+            say(f"{task}: K = {channels}")
+            seconds = cpu_seconds(prepare(task, channels, images))
+            peak = peak_memory(prepare, task, channels, images)
+            before = rows[-1] if rows and rows[-1]["task"] == task else None
+            row = {"task": task, "K": channels, "N": images, "CPU s": seconds, "peak MB": peak / 1e6}
+            rows.append(row | {"exponent": slope(before, row)})
+    return rows
+
+
+def slope(before: Row | None, row: Row) -> float:
+    """Exponent of the CPU seconds over K, from one size to the next."""
+    if before is None:
+        return float("nan")
+    return math.log(row["CPU s"] / before["CPU s"]) / math.log(row["K"] / before["K"])
+
+
+def epoch_seconds(network: nn.Module, images: Tensor) -> float:
+    """CPU seconds of one training epoch, from a few steps of forward, backward and update."""
+    trained = copy.deepcopy(network).train()
+    optimiser = torch.optim.SGD(trained.parameters(), lr=1e-6, momentum=0.9, nesterov=True)
+    batch, labels = images[:BATCH], torch.zeros(len(images[:BATCH]), dtype=torch.long)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        functional.cross_entropy(trained(batch), labels).backward()
+        optimiser.step()
+
+    step()
+    return cpu_seconds(lambda: [step() for _ in range(STEPS)]) / STEPS * EPOCH_IMAGES / len(batch)
+
+
+def whole_network(network: nn.Module, images: Tensor) -> list[Row]:
+    """CPU seconds of the rankings and of compensation at two widths, as shares of one training epoch."""
+    layers = prunable_layers(network, images[:1])
+    say("one training epoch")
+    epochs = [epoch_seconds(network, images)]
+    rows: list[Row] = []
+    for form in FORMS:
+        say(f"ranking: {form}")
+        seconds = cpu_seconds(lambda form=form: conditional_scores(network, images, layers, form=form))  # type: ignore[misc]
+        rows.append({"step": f"ranking, {form}", "CPU s": seconds})
+    for name, share in SHARE.items():
+        widths = {layer: max(1, round(share * network.get_submodule(layer).out_channels)) for layer in layers}  # type: ignore
+        plan = {layer: list(range(width)) for layer, width in widths.items()}
+        for how in ("batch-norm", "channelwise", "full"):
+            say(f"compensation: {how}, {name}")
+            seconds = cpu_seconds(lambda how=how, plan=plan: prune_and_compensate(network, plan, images, how))  # type: ignore
+            rows.append({"step": f"compensation, {how}, {name}", "CPU s": seconds})
+    epochs.append(epoch_seconds(network, images))
+    epoch = sum(epochs) / 2
+    rows = [{"step": "one training epoch", "CPU s": epoch}, *rows]
+    return [row | {"% of an epoch": 100 * row["CPU s"] / epoch} for row in rows]
+
+
+def main(options: argparse.Namespace) -> None:
+    """Both tables."""
+    network, images, _, sentence = calibration(options)
+    write_table("conditional_network", whole_network(network, images), options, sentence)
+    sizes = [8, 16] if options.quick else [64, 128, 256, 512, 1024, 2048]
+    note = "one pair of layers on 4x4 maps; exponent: of the CPU seconds over K, from the size before"
+    write_table("conditional_growth", growth(sizes, options.images), options, note)
+
+
+if __name__ == "__main__":
+    main(parse(__doc__))
