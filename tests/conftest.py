@@ -222,14 +222,16 @@ def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Proje
 
 
 def _finish(folder: Path) -> None:
-    """Run the tiny experiment in a git repository, from data to figures; what snakemake printed lies beside the folder."""
+    """Run the tiny experiment in a git repository, from data to figures; what snakemake planned lies beside the folder."""
     project = Project.copy(folder, TINY)
     with (project / ".gitignore").open("a") as file:
         file.write("/notes/\n/hook/\n")
     project.git("init", "--quiet", "--initial-branch=main")
     project.git("add", "--all")
     project.git("commit", "--message", "sources")
-    folder.with_suffix(".out").write_text(project.snakemake())
+    planned = project.snakemake("--dry-run")
+    project.snakemake()
+    folder.with_suffix(".out").write_text(planned)
 
 
 @pytest.fixture(scope="session")
