@@ -1,8 +1,9 @@
 """Spectral Complex Autoencoder Pruning: finds redundant output channels of convolutional networks.
 
-    table = scap.score_network(network, images)  # calibration images, normalised as in training
-    plan = scap.plan_at(table, threshold=0.6)  # channels kept per layer
-    smaller = scap.prune_network(network, plan, images[:1])
+    criterion = scap.CriterionSettings(terms={"conditional": 1})  # the default is {"fidelity", "l1"}
+    table = scap.score_network(network, images, criterion=criterion)  # one row a channel
+    plan = scap.plan_at(table, threshold=0.05)  # the next layer may err by 5 %: channels kept
+    smaller = scap.prune_network(network, plan, images, compensate="full")
     scap.save_network("smaller.safetensors", smaller, plan=plan, example_shape=images[:1].shape)
 
 docs/method.md says what each step computes.
@@ -16,12 +17,14 @@ _PUBLIC = {
     "CriterionSettings": "criterion.settings",
     "ScapError": "errors",
     "count_operations": "pruning.counting",
+    "explain": "pruning.surgery",
     "layer_macs": "pruning.counting",
     "load_network": "pruning.files",
     "plan_at": "pruning.plans",
+    "plan_for": "pruning.widths",
     "plan_of_widths": "pruning.plans",
     "prunable_layers": "pruning.surgery",
-    "prune_network": "pruning.surgery",
+    "prune_network": "pruning.prune",
     "save_network": "pruning.files",
     "score_network": "criterion.score",
 }
@@ -38,8 +41,10 @@ if TYPE_CHECKING:
     from scap.pruning.files import save_network as save_network
     from scap.pruning.plans import plan_at as plan_at
     from scap.pruning.plans import plan_of_widths as plan_of_widths
+    from scap.pruning.prune import prune_network as prune_network
+    from scap.pruning.surgery import explain as explain
     from scap.pruning.surgery import prunable_layers as prunable_layers
-    from scap.pruning.surgery import prune_network as prune_network
+    from scap.pruning.widths import plan_for as plan_for
 else:
 
     def __getattr__(name: str) -> object:

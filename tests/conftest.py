@@ -90,7 +90,7 @@ def note():
         script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
         lines = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in list(called.values())]
         note = {"rule": job.rule, "script": script, "files": [script, *(os.path.relpath(file) for file in files if file)],
-                "called": [(file, line) for file, line in lines if not file.startswith(".snakemake/")]}
+                "called": [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
 if "/.snakemake/scripts/" in sys.orig_argv[-1]:
@@ -132,7 +132,11 @@ LONG = ("test_slurm.py", "test_storage.py", "test_workflow.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes first, so that no process is left with one at the end."""
+    """Markers by folder; and the files that take minutes first, so that no process is left with one at the end."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in ("workflow", "slurm"):
+            item.add_marker(folder)
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 

@@ -1,4 +1,4 @@
-"""What a cluster needs beyond Snakemake's executor: a submission that was killed leaves jobs behind, which go on."""
+"""What a cluster needs beyond Snakemake's executor: a submission that was killed leaves jobs behind, which keep running."""
 
 import os
 import shutil
@@ -33,14 +33,14 @@ def earlier_jobs() -> list[str]:
 def wait_for_earlier_jobs(seconds: float = 5.0) -> None:
     """Lest a job is submitted twice: wait until those of a killed submission have ended.
 
-    What they finished is then made again by Snakemake, which was not there to see it; a training goes on from its last epoch.
+    What they finished is then made again by Snakemake, which was not there to see it; a training resumes from its last epoch.
     """
     announced: list[str] = []
     while jobs := earlier_jobs():
         if jobs != announced:
             announced = jobs
             text = " ".join(jobs)
-            print(f"Waiting for jobs of an earlier run that go on here: {text} (scancel {text} ends them)", file=sys.stderr)
+            print(f"Waiting for jobs of an earlier run that still run: {text} (scancel {text} ends them)", file=sys.stderr)
         time.sleep(seconds)
 
 

@@ -27,7 +27,7 @@ DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/*.md", "results/*/README
 BLOCK = re.compile(r"<!-- made by: (?P<call>[^>]+?) -->(?P<body>.*?)<!-- end -->", re.DOTALL)
 FOLDERS = {"": "results/tables", "earlier": "results/earlier/tables", "benchmarks": "benchmarks/results"}
 PAIRED = ["network", "seed"]  # runs are compared within a network and a seed
-TITLES = {"threshold": "τ", "track": "schedule", "holdout_top1": "held-out top-1"}  # earlier tables say track
+TITLES = {"threshold": "τ", "track": "schedule", "holdout_top1": "held-out top-1"}
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def value(name: str, column: str, how: str = "mean", *, form: str = ".2f", unit:
     return f"{found} {unit}".strip().replace("-", "−")
 
 
-def change(name: str, column: str, against: str, how: str = "mean", *, form: str = "+.2f", **where: str) -> str:
+def change(name: str, column: str, how: str = "mean", *, against: str, form: str = "+.2f", **where: str) -> str:
     """One number: the change of a column against other runs of the same network and seed."""
     table = read(name)
     found = getattr(changes(table, chosen(table, where), (), against, column), how)()

@@ -9,6 +9,7 @@ import base64
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,21 @@ from scap.reading import read_json
 from scap.writing import write_json
 from workflow.scripts.provenance import SUFFIX
 
+TRIED = "9.27"  # the Snakemake whose records these are: name and content of the files below
 METADATA = Path(".snakemake/metadata")
 INCOMPLETE = Path(".snakemake/incomplete")  # here, while the job that makes it runs
 NAME_MAX = 255
+
+
+def check_snakemake() -> None:
+    """Raise ScapError where another Snakemake is installed than the one whose records are known here."""
+    found = version("snakemake")
+    if found.split(".")[:2] != TRIED.split("."):
+        raise ScapError(
+            f"Snakemake {found}: results travel with the records of Snakemake {TRIED}, and those of this one may differ; "
+            "install that one (pip install -c constraints.txt snakemake), or, if tests/workflow/test_storage.py passes with "
+            "yours, name it in workflow/records.py"
+        )
 
 
 def record_path(output: str, folder: Path = METADATA) -> Path:
@@ -46,6 +59,11 @@ def read_or_warn(path: Path) -> dict[str, Any] | None:
 
 def export_records(folder: Path = Path("results")) -> None:
     """Copy Snakemake's record of every result into its provenance file, where it differs."""
+    try:
+        check_snakemake()
+    except ScapError as error:
+        print(f"warning: {error}; this run's results come without records", file=sys.stderr)
+        return
     for output, path in provenance_files(folder):
         record = record_path(output)
         if not record.is_file():
@@ -70,7 +88,9 @@ def restore_records(folder: Path) -> list[str]:
     A result then is exactly as old as it was, so that whatever differs from what it was made with is seen: sources of a
     fresh clone are younger and are compared by content, other results by content or age. A cache that was not stored gets
     its record too: by this Snakemake knows that it would be made of the same, and need not be made.
+    Raises ScapError where Snakemake is another than the one whose records are known here.
     """
+    check_snakemake()
     unknown = []
     for output, path in provenance_files(folder):
         provenance = read_or_warn(path)

@@ -146,8 +146,8 @@ def check_remote(pointer: Path) -> None:
         # While the list of a folder is there, DVC takes all of it for pushed.
         deleted = [remote_path(name) for name in names if found[name] and (name in wrong or name.endswith(".dir"))]
         first = f"delete {' '.join(deleted)} there, then " if deleted else ""
-        way_out = f"To mend it: {first}dvc push {pointer} from a clone that has the files"
-        raise RestoreError(f"{pointer}: in the remote, {what}. {way_out}")
+        fix = f"To mend it: {first}dvc push {pointer} from a clone that has the files"
+        raise RestoreError(f"{pointer}: in the remote, {what}. {fix}")
     print(f"{pointer}: {len(names)} objects in the remote, all sound")
 
 

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def reset_network(network: nn.Module, seed: int) -> None:
-    """Initialise all parameters and buffers anew from `seed`, in place, and alike on every device."""
+    """Initialise all parameters and buffers from scratch by `seed`, in place, and alike on every device."""
     device = next(network.parameters()).device
     network.cpu()
     with torch.random.fork_rng(devices=[]):

@@ -56,7 +56,7 @@ def versions() -> dict[str, str | None]:
 
 
 def device(snakemake: Any) -> str:
-    """The graphics processor where the job used one, else the processor and its threads."""
+    """The GPU where the job used one, else the processor and its threads."""
     torch = sys.modules.get("torch")
     if torch is not None and snakemake.resources.get("gpu", 0) and torch.cuda.is_available():
         return torch.cuda.get_device_name()
