@@ -16,7 +16,7 @@ from workflow.records import export_records
 BASE = Path(workflow.basedir)
 
 try:
-    checked = load_configuration(BASE / "config", config)
+    checked = load_configuration(BASE / "config", workflow.overwrite_configfiles, workflow.config_settings.config)
 except ValueError as error:
     raise WorkflowError(str(error))
 config.clear()
