@@ -17,6 +17,7 @@ _PUBLIC = {
     "CriterionSettings": "criterion.settings",
     "ScapError": "errors",
     "count_operations": "pruning.counting",
+    "explain": "pruning.surgery",
     "layer_macs": "pruning.counting",
     "load_network": "pruning.files",
     "plan_at": "pruning.plans",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from scap.pruning.plans import plan_at as plan_at
     from scap.pruning.plans import plan_of_widths as plan_of_widths
     from scap.pruning.prune import prune_network as prune_network
+    from scap.pruning.surgery import explain as explain
     from scap.pruning.surgery import prunable_layers as prunable_layers
     from scap.pruning.widths import plan_for as plan_for
 else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scap.criterion.activations import check_layers, record_activations
+from scap.criterion.activations import check_layers, checked_images, part, record_activations
 from scap.criterion.autoencoder import fidelities
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import evaluate_term, fuse
@@ -16,8 +16,9 @@ from scap.criterion.settings import AutoencoderSettings, CriterionSettings
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
+from scap.models.inputs import Example, first_tensor, gathered
 from scap.models.layers import conv_layers
-from scap.pruning.surgery import prunable_layers
+from scap.pruning.surgery import some_prunable_layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ Report = Callable[[Mapping[str, float]], None]
 
 def score_network(
     network: nn.Module,
-    images: Tensor,
+    images: Example,
     *,
     layers: Sequence[str] | None = None,
     criterion: CriterionSettings | None = None,
@@ -40,7 +41,8 @@ def score_network(
 
     Args:
         network: Any module; it is not altered.
-        images: Calibration images (N, channels, H, W), normalised as in training, on the network's device. No labels.
+        images: Calibration images (N, channels, H, W), normalised as in training, on the network's device. No labels. A
+            tuple or dict of tensors for networks of several arguments; a DataLoader is read once, whole.
         layers: Module paths of convolutions; by default all that can be pruned.
         criterion: Terms of the score and how they are fused; by default fidelity and the L1 norm.
         autoencoder: The autoencoder of the term `fidelity`.
@@ -64,10 +66,11 @@ def score_network(
         (['layer', 'channel', 'l1', 'score'], 8)
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
-    check_images(images)
-    names = list(layers) if layers is not None else prunable_layers(network, images[:1])
+    images = checked_images(gathered(images))
+    names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
     check_layers(network, names)
     convolutions = conv_layers(network)
+    device = str(first_tensor(images).device)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
     with tempfile.TemporaryDirectory(prefix="scap-") as folder:
         activations = Path(folder) / "activations.safetensors"
@@ -76,25 +79,21 @@ def score_network(
         gatherers: dict[str, Callable[[str], Any]] = {
             "weight": lambda layer: convolutions[layer].weight.detach().cpu().double().numpy(),
             "outputs": lambda layer: open_activations(activations, layer)[1],
-            "autoencoder": lambda layer: _fidelity(activations, layer, autoencoder, dtype, str(images.device), report),
+            "autoencoder": lambda layer: _fidelity(activations, layer, autoencoder, dtype, device, report),
             "layer": lambda layer: layer,
             "seed": lambda layer: criterion.seed,
             "network": lambda layer: network,
-            "images": lambda layer: images,
+            "images": lambda layer: _one_tensor(images),
             "layers": lambda layer: names,
         }
         terms = {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
     return fuse(terms, names, criterion)
 
 
-def check_images(images: Tensor) -> None:
-    """ScapError where `images` are not finite floats (N, channels, H, W)."""
+def _one_tensor(images: Example) -> Tensor:
     if not isinstance(images, Tensor):
-        raise ScapError(f"images is a {type(images).__name__}; give a tensor (N, channels, H, W), as torch.as_tensor makes it")
-    if images.ndim != 4 or not images.numel() or not images.is_floating_point():
-        raise ScapError(f"images: {tuple(images.shape)} of {images.dtype}; give normalised floats (N, channels, H, W)")
-    if not images.isfinite().all():
-        raise ScapError("images: they hold NaN or infinity; normalise them as in training")
+        raise ScapError("criterion: this term runs networks of one argument only; give the images as one tensor")
+    return images
 
 
 def _fidelity(

@@ -1,7 +1,8 @@
 """From a score table to the channels that are kept (docs/method.md, equation 12). Imports no torch."""
 
+import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT
+
+
+def channel_indices(layer: str, kept: Any) -> list[int]:
+    """The channels kept of a layer as plain integers, from a list, range, NumPy array or tensor; no mask of booleans."""
+    wrong = f"plan: layer {layer!r}: give the indices of the channels kept as integers, such as [0, 2]"
+    try:
+        values = kept.tolist() if hasattr(kept, "tolist") else list(kept)
+        indices = [operator.index(value) for value in values]
+    except TypeError as error:
+        raise ScapError(wrong) from error
+    if any(isinstance(value, bool | np.bool_) for value in values):
+        raise ScapError(f"{wrong}, not a mask of booleans")
+    return indices
 
 
 def plan_at(
