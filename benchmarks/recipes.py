@@ -2,7 +2,7 @@
 
 VGG16 at quarter width on 45,000 training images; 5,000 others, split off the training set, judge. The test images are not
 looked at. A row is added to recipes.csv as soon as its training has ended, and a recipe that has its row for the seed is not
-trained again: what was stopped goes on. Core-seconds are the processor time of the training, without measurements.
+trained again: what was stopped resumes. Core-seconds are the processor time of the training, without measurements.
 """
 
 import argparse
