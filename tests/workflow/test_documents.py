@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import scap
@@ -20,6 +21,7 @@ from workflow import documents, manual
 from workflow import tables as workflow_tables
 from workflow.configuration import load_configuration
 from workflow.documents import BLOCK, fill
+from workflow.lineage import RUN, Lineage, runs_of, size_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents.documents()
@@ -247,8 +249,6 @@ PATHS = re.findall(r"^    snakemake .*?(results/\S+)", "\n".join(path.read_text(
 
 
 def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
-    from workflow.lineage import RUN, runs_of, size_of
-
     config = load_configuration(ROOT / "config")
     pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(RUN)) + r"/metrics\.json")
     metrics = [path for path in PATHS if path.endswith("metrics.json")]
@@ -277,6 +277,12 @@ def test_the_targets_in_commands_exist():
     named = re.findall(r"snakemake --cores all ([a-z]\w+)\b(?!/)", README + RECIPES)
     assert named
     assert set(named) <= targets.keys()
+
+
+def test_what_dvc_shows_is_what_the_quickstart_makes():
+    shown = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    paths = [*shown["metrics"], *(path for plot in shown["plots"] for path in plot)]
+    assert set(paths) <= set(Lineage(load_configuration(ROOT / "config")).target("all"))
 
 
 @pytest.mark.parametrize(
