@@ -99,6 +99,10 @@ OBSTACLES = {
     "transposed": (after(lambda n, x: n.c(n.a(x)), nn.ConvTranspose2d(4, 5, 2)), "'c' reads it, a ConvTranspose2d"),
     "read elsewhere": (after(lambda n, x: n.c(y := n.a(x)) + y.mean(1, True)), "other parts of the network read it than 'c'"),
     "run again": (after(lambda n, x: n.c(n.c(n.a(x)).relu()), nn.Conv2d(4, 4, 1)), "'c', which reads it, runs more than once"),
+    "run on other sizes": (
+        after(lambda n, x: n.c(y := n.a(x)).mean() + n.c(functional.max_pool2d(y, 2)).mean()),
+        "'c', which reads it, runs more than once",
+    ),
     "standardised": (after(lambda n, x: n.c(n.a(x)), Standardised(4, 5, 1)), "computes something else than weight"),
     "parametrised": (
         after(lambda n, x: n.c(n.a(x)), parametrizations.weight_norm(nn.Conv2d(4, 5, 1))),
@@ -134,6 +138,21 @@ def test_a_wrong_graph_is_not_believed(monkeypatch):
     for change in (lambda pairs: [(p ^ 1, k) for p, k in pairs], lambda pairs: pairs[:3]):
         monkeypatch.setattr(module, "_reads", wrong(change))
         assert "'c' reads its channels in another order" in (found(network)[0].obstacle or "")
+
+
+def test_one_obstacle_leaves_other_layers_alone():
+    """All are tried in the same runs, and then by halves."""
+
+    def wire(n, x):
+        shuffled = n.c(n.s(n.a(x)).relu())
+        return n.e(n.d(shuffled).relu()) + n.g(n.f(x)).relu()
+
+    names = {"d": (5, 6), "e": (6, 4), "f": (3, 7), "g": (7, 4)}
+    more = {name: nn.Conv2d(inputs, outputs, 1) for name, (inputs, outputs) in names.items()}
+    network = after(wire, s=nn.ChannelShuffle(2), **more).eval()
+    readers = find_consumers(network, ["a", "c", "d", "f"], torch.randn(1, 3, 8, 8))
+    assert {layer: each.obstacle for layer, each in readers.items()} == {"a": ORDER, "c": None, "d": None, "f": None}
+    assert [consumer.name for layer in "cdf" for consumer in readers[layer].consumers] == ["d", "e", "g"]
 
 
 def test_slopes_are_those_of_the_batch_norm():
