@@ -1,10 +1,11 @@
 # SCAP: Spectral Complex Autoencoder Pruning (arXiv:2601.09352), step by step.
 from snakemake.utils import min_version
 
-min_version("9.0")
+from workflow.display import show_run
+from workflow.summary import closing, failures
 
-
-configfile: "config/config.yaml"
+min_version("9.27.1")
+display = show_run(workflow)
 
 
 report: "workflow/report/workflow.rst"
@@ -14,7 +15,7 @@ include: "workflow/rules/common.smk"  # configuration, names, helpers
 include: "workflow/rules/train.smk"  # data, baseline
 include: "workflow/rules/analyse.smk"  # activations, spectrum, autoencoder, scores
 include: "workflow/rules/prune.smk"  # prune, finetune, evaluate
-include: "workflow/rules/report.smk"  # tables, studies, figures
+include: "workflow/rules/report.smk"  # tables, figures
 
 
 rule all:
@@ -36,9 +37,13 @@ onstart:
 
 
 onsuccess:
+    display.stop()
     export_records()
     remove_leftovers()
+    print(closing(config, workflow.dag_settings.targets))
 
 
 onerror:
+    display.stop()
     export_records()
+    print(failures(display))

@@ -158,20 +158,12 @@ def say(message: str) -> None:
 
 
 def write_table(name: str, rows: Sequence[Row], options: argparse.Namespace, note: str = "") -> None:
-    """`name`.csv, tidy, with the machine in the last column, and `name`.md with the machine below; also printed."""
+    """`name`.csv, tidy, with the note and the machine in the last columns; also printed as it stands in the documents."""
     import pandas as pd
 
-    table = pd.DataFrame(list(rows))
+    from workflow.documents import with_machine
+
     options.results.mkdir(parents=True, exist_ok=True)
-    table.assign(note=note, machine=machine()).to_csv(options.results / f"{name}.csv", index=False, float_format="%.6g")
-    lines = [list(table.columns), ["---"] * table.shape[1], *([_cell(v) for v in row] for row in table.to_numpy(object))]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    text += f"\n\n{note + '. ' if note else ''}Machine: {machine()}.\n"
-    (options.results / f"{name}.md").write_text(text)
-    print(f"\n{name}\n\n{text}", flush=True)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    path = options.results / f"{name}.csv"
+    pd.DataFrame(list(rows)).assign(note=note, machine=machine()).to_csv(path, index=False, float_format="%.6g")
+    print(f"\n{name}\n\n{with_machine(pd.read_csv(path))}", flush=True)

@@ -1,35 +1,58 @@
 """Spectral Complex Autoencoder Pruning: finds redundant output channels of convolutional networks.
 
-    table = scap.score_network(network, images)  # calibration images, normalised as in training
-    plan = scap.plan_at(table, threshold=0.6)  # channels kept per layer
-    smaller = scap.prune_network(network, plan, images[:1])
+    criterion = scap.CriterionSettings(terms={"conditional": 1})  # the default is {"fidelity", "l1"}
+    table = scap.score_network(network, images, criterion=criterion)  # one row a channel
+    plan = scap.plan_at(table, threshold=0.05)  # the next layer may err by 5 %: channels kept
+    smaller = scap.prune_network(network, plan, images, compensate="full")
     scap.save_network("smaller.safetensors", smaller, plan=plan, example_shape=images[:1].shape)
 
 docs/method.md says what each step computes.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 _PUBLIC = {
     "AutoencoderSettings": "criterion.settings",
     "CriterionSettings": "criterion.settings",
     "ScapError": "errors",
     "count_operations": "pruning.counting",
+    "explain": "pruning.surgery",
     "layer_macs": "pruning.counting",
     "load_network": "pruning.files",
     "plan_at": "pruning.plans",
+    "plan_for": "pruning.widths",
     "plan_of_widths": "pruning.plans",
     "prunable_layers": "pruning.surgery",
-    "prune_network": "pruning.surgery",
+    "prune_network": "pruning.prune",
     "save_network": "pruning.files",
     "score_network": "criterion.score",
 }
 __all__ = sorted(_PUBLIC)
 
+if TYPE_CHECKING:
+    from scap.criterion.score import score_network as score_network
+    from scap.criterion.settings import AutoencoderSettings as AutoencoderSettings
+    from scap.criterion.settings import CriterionSettings as CriterionSettings
+    from scap.errors import ScapError as ScapError
+    from scap.pruning.counting import count_operations as count_operations
+    from scap.pruning.counting import layer_macs as layer_macs
+    from scap.pruning.files import load_network as load_network
+    from scap.pruning.files import save_network as save_network
+    from scap.pruning.plans import plan_at as plan_at
+    from scap.pruning.plans import plan_of_widths as plan_of_widths
+    from scap.pruning.prune import prune_network as prune_network
+    from scap.pruning.surgery import explain as explain
+    from scap.pruning.surgery import prunable_layers as prunable_layers
+    from scap.pruning.widths import plan_for as plan_for
+else:
 
-def __getattr__(name: str) -> Any:
-    # Imported on first use: `import scap` costs nothing, which the many short jobs of the workflow live on.
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'scap' has no attribute {name!r}")
-    return getattr(import_module(f"scap.{_PUBLIC[name]}"), name)
+    def __getattr__(name: str) -> object:
+        # Imported on first use: `import scap` costs nothing, which the many short jobs of the workflow live on.
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'scap' has no attribute {name!r}")
+        return getattr(import_module(f"scap.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def check_number(value: Any, name: str, low: float = -math.inf, high: float = math.inf, *, whole: bool = False) -> None:
     """ScapError where `value` is no finite number (`whole`: no whole one) in [low, high]; a bool is none either."""
     kind = "a whole number" if whole else "a number"
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+    kinds: Any = Integral if whole else Real
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise ScapError(f"{name} is {value!r} ({type(value).__name__}); give {kind}")
-    if not (low <= value <= high and math.isfinite(value)):
+    if not low <= value <= high or value in (math.inf, -math.inf):
         lies = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be {low:g} or more" if low > -math.inf else "be finite"
         raise ScapError(f"{name} is {value}; it must {lies}")
 

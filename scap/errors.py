@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class ScapError(ValueError):
-    """A mistake that the user can mend: the message names the key, file or layer and the way out."""
+    """An error that the user can fix: the message names the key, file or layer and says how."""
 
 
 class DamagedFile(ScapError):

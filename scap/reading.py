@@ -97,7 +97,7 @@ def _reason(error: BaseException) -> str:
 
 
 def read_history(path: Path | str, *numbers: str) -> pd.DataFrame:
-    """The history of a training: epochs 1, 2, … once each, `loss`, `train_top1`, `holdout_top1` (or NaN) and further `numbers`."""
+    """The history of a training: epochs 1, 2, … once each; `loss`, `train_top1`, `holdout_top1` (or NaN), more `numbers`."""
     limits = {"train_top1": PERCENT, "holdout_top1": PERCENT, "seconds": AMOUNT, "epoch": COUNT}
     columns = ["epoch", "loss", "train_top1", *numbers]
     table = read_table(path, numbers=columns, optional=["holdout_top1"], limits=limits, whole=["epoch"])
@@ -173,10 +173,13 @@ def _nested(path: Path | str, values: Any, name: str) -> Any:
 
 
 class StoredTensors:
-    """An open safetensors file: `metadata`, and tensors by name, each checked when it is taken."""
+    """An open safetensors file: `metadata`, and tensors by name, each checked when it is taken.
 
-    def __init__(self, path: Path | str, file: Any) -> None:
-        self.path, self.file = path, file
+    `verified`: whether it told a SHA-256 of itself, which was compared.
+    """
+
+    def __init__(self, path: Path | str, file: Any, verified: bool) -> None:
+        self.path, self.file, self.verified = path, file, verified
         self.metadata: dict[str, str] = file.metadata() or {}
         self.names: list[str] = list(file.keys())
         self.sizes: dict[str, int] = {}
@@ -184,7 +187,7 @@ class StoredTensors:
     def take(self, name: str, shape: Sequence[int | str], dtypes: Sequence[str] = FLOATS) -> Any:
         """The tensor `name`, finite, of one of these dtypes ("F32", …) and of this shape.
 
-        A dimension given as a letter has any size above 0, the same wherever the letter stands in this file.
+        A dimension given as a letter has any size above 0, the same wherever the letter stands in this file; as "*", any.
         """
         if name not in self.names:
             found = ", ".join(self.names[:6]) + (", …" if len(self.names) > 6 else "")
@@ -192,11 +195,13 @@ class StoredTensors:
         stored = self.file.get_slice(name)
         sizes, dtype = stored.get_shape(), stored.get_dtype()
         wanted = [size if isinstance(size, int) else self.sizes.get(size, size) for size in shape]
-        if len(sizes) != len(wanted) or any(n < 1 or (isinstance(w, int) and n != w) for n, w in zip(sizes, wanted)):
+        fits = len(sizes) == len(wanted) and 0 not in sizes
+        if not fits or any(isinstance(w, int) and n != w for n, w in zip(sizes, wanted, strict=True)):
             raise DamagedFile(self.path, f"{name!r} has shape {tuple(sizes)}, not ({', '.join(map(str, wanted))})")
         if dtype not in dtypes:
             raise DamagedFile(self.path, f"{name!r} is of type {dtype}, not {' or '.join(dtypes)}")
-        self.sizes |= {letter: size for letter, size in zip(shape, sizes) if isinstance(letter, str)}
+        self.sizes |= {letter: size for letter, size in zip(shape, sizes, strict=True) if isinstance(letter, str)}
+        self.sizes.pop("*", None)
         values = self.file.get_tensor(name)
         if dtype in FLOATS and not _finite(values):
             raise DamagedFile(self.path, f"{name!r} holds NaN or infinity")
@@ -229,13 +234,13 @@ def open_tensors(path: str | Path, framework: str = "pt", *, digest: bool = Fals
     try:
         told = check_digest(Path(path))
         with safe_open(str(path), framework=framework) as file:
-            stored = StoredTensors(path, file)
             if digest and not told:
                 raise DamagedFile(path, "has no checksum of its content, so another program wrote it")
-            yield stored
+            yield StoredTensors(path, file, told)
     except (OSError, SafetensorError) as error:
-        there = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged, or no safetensors ({_reason(error)})"
-        raise DamagedFile(path, there) from error
+        missing = isinstance(error, FileNotFoundError)
+        problem = "there is no such file" if missing else f"the file is damaged, or no safetensors ({_reason(error)})"
+        raise DamagedFile(path, problem) from error
 
 
 def check_digest(path: Path) -> bool:
@@ -243,7 +248,7 @@ def check_digest(path: Path) -> bool:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
-            raise DamagedFile(path, "is damaged, or no safetensors (its header is longer than the file)")
+            raise DamagedFile(path, "the file is damaged, or no safetensors (its header is longer than the file)")
         try:
             header = json.loads(file.read(length))
             expected = header["__metadata__"].pop(DIGEST)
@@ -255,12 +260,12 @@ def check_digest(path: Path) -> bool:
         while part := file.read(2**22):
             found.update(part)
     if found.hexdigest() != expected:
-        raise DamagedFile(path, "is damaged: its content does not fit the checksum in it")
+        raise DamagedFile(path, "the file is damaged: its content does not fit the checksum in it")
     return True
 
 
 def header_bytes(header: Mapping[str, Any]) -> bytes:
     """The header of a safetensors file as it is written: length, JSON, spaces up to a multiple of 8 bytes."""
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

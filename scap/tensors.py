@@ -39,7 +39,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 class Header:
@@ -86,7 +86,11 @@ class TensorFile(WholeFile):
 
     def __enter__(self) -> "TensorFile":
         super().__enter__()
-        self.write(self.header, 0)
+        try:
+            self.write(self.header, 0)
+        except ScapError as error:  # the block has not begun: it will not be left
+            super().__exit__(type(error), error, None)
+            raise
         return self
 
     def append(self, name: str, values: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Files that appear complete or not at all: written under a hidden name, locked meanwhile, then renamed. Imports no torch."""
 
 import errno
+import glob
 import json
 import os
 import platform
@@ -38,6 +39,9 @@ class WholeFile:
     def __enter__(self) -> Self:
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):  # by a killed process
+                if abandoned(left, started=0):
+                    left.unlink(missing_ok=True)
             self.file = open(self.hidden, "wb", buffering=0)  # the mode is the umask's
         _lock(self.file.fileno())  # until it is closed
         return self

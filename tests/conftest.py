@@ -8,12 +8,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from tiny import CONFIG, TINY
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of pytest-xdist share the cores
 
@@ -21,55 +22,53 @@ settings.register_profile("untimed", deadline=None)  # other work may run beside
 settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "config/config.yaml"
 # One thread a job: so small a network gains nothing from more, and results do not depend on the machine's cores.
 MACHINE = ("--cores", "2", "--set-threads", "baseline=1")
-TINY = """
-datasets:
-  digits: {source: digits}
-networks:
-  tiny:
-    architecture: vgg16
-    width: 0.0625
-    dataset: digits
-    layers: [conv1_1, conv2_2, conv5_3]
-    train_images: 512
-    holdout: 64
-    baseline: {epochs: 8, batch_size: 64, learning_rate: 0.05, ema: 0.9, crop: 2}
-    finetuning:
-      short: {epochs: 1, batch_size: 64, learning_rate: 0.05}
-calibrations:
-  few: {images: 32}
-autoencoders:
-  first: {calibration: few, bottleneck: 2, epochs: 3}
-  second: {calibration: few, bottleneck: 3, epochs: 3}
-criteria:
-  scap: {method: scap, autoencoder: first, alpha: 0.75}
-  scap-second: {method: scap, autoencoder: second}
-  l1: {method: l1, widths_of: scap}
-  uniform: {method: l1, widths_of: scap, uniform: true}
-comparisons:
-  quick:
-    - {networks: [tiny], seeds: [0], criteria: [scap, scap-second, l1, uniform], thresholds: [0.5], tracks: [short]}
-studies:
-  readings: {network: tiny, seeds: [0], threshold: 0.5, criteria: [scap-second, scap, uniform]}
-targets:
-  all: [quick, readings]
-"""
-# Notes, when a job ends, which of the project's files it has imported.
+# Notes, when a job ends, which lines begin functions of the project that it has called:
+# from the import of `job` on, as the scripts import PyTorch before, and not while modules are imported.
 HOOK = """
-import atexit, json, os, pathlib, sys
+import atexit, json, os, pathlib, sys, threading
+
+FOLDER = os.getcwd()
+called = {}
+
+class Start:
+    def find_spec(name, path=None, target=None):
+        if name == "job":
+            threading.setprofile(profile)
+            sys.setprofile(profile)
+
+def profile(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code.co_filename.startswith(FOLDER) and id(code) not in called and not importing(frame):
+        called[id(code)] = code
+
+def importing(frame):
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "<module>" and code.co_filename.startswith(FOLDER) and "/.snakemake/" not in code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 def note():
     job = getattr(sys.modules["__main__"], "snakemake", None)
     if hasattr(job, "rule"):
-        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
-        note = {"rule": job.rule, "files": [script, *(os.path.relpath(file) for file in files if file)]}
+        lines = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in list(called.values())]
+        called_at = [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]
+        note = {"rule": job.rule, "script": script, "wildcards": dict(job.wildcards.items()), "called": called_at}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
-atexit.register(note)
+if "/.snakemake/scripts/" in sys.orig_argv[-1]:
+    atexit.register(note)
+    sys.meta_path.insert(0, Start)
 """
+
+
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """What a field of a settings class may hold."""
+    return next(each.metadata["choices"] for each in fields(cls) if each.name == name)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,9 @@ class Job:
     @property
     def name(self) -> str:
         """What tells it from the other jobs of its rule, in the tiny experiment."""
-        return "/".join(self.wildcards[key] for key in ("autoencoder", "layer", "criterion", "figure") if key in self.wildcards)
+        return "/".join(
+            value for key, value in self.wildcards.items() if key not in ("dataset", "network", "seed", "calibration")
+        )
 
 
 def jobs(output: str) -> list[Job]:
@@ -96,11 +97,15 @@ def jobs(output: str) -> list[Job]:
     return found
 
 
-LONG = ("test_slurm.py", "test_storage.py", "test_workflow.py")
+LONG = ("test_slurm.py", "test_storage.py", "test_reruns.py", "test_workflow.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take minutes first, so that no process is left with one at the end."""
+    """Markers by folder; and the files that take minutes first, so that no process is left with one at the end."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in ("workflow", "slurm"):
+            item.add_marker(folder)
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
@@ -137,6 +142,7 @@ class Project:
                 shutil.copy(ROOT / name, folder)
         if config is not None:
             (folder / CONFIG).write_text(config)
+            shutil.rmtree(folder / "config/experiments")
         (folder / "notes").mkdir()
         (folder / "hook").mkdir()
         (folder / "hook/sitecustomize.py").write_text(HOOK)
@@ -216,14 +222,16 @@ def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Proje
 
 
 def _finish(folder: Path) -> None:
-    """Run the tiny experiment in a git repository, from data to figures; what snakemake printed lies beside the folder."""
+    """Run the tiny experiment in a git repository, from data to figures; what snakemake planned lies beside the folder."""
     project = Project.copy(folder, TINY)
     with (project / ".gitignore").open("a") as file:
         file.write("/notes/\n/hook/\n")
     project.git("init", "--quiet", "--initial-branch=main")
     project.git("add", "--all")
     project.git("commit", "--message", "sources")
-    folder.with_suffix(".out").write_text(project.snakemake())
+    planned = project.snakemake("--dry-run")
+    project.snakemake()
+    folder.with_suffix(".out").write_text(planned)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a cluster needs beyond Snakemake's executor: a submission that was killed leaves jobs behind, which go on."""
+"""What a cluster needs beyond Snakemake's executor: a submission that was killed leaves jobs behind, which keep running."""
 
 import os
 import shutil
@@ -6,6 +6,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from scap.writing import abandoned
+from workflow.records import INCOMPLETE, record_path
+
+STARTED = time.time()  # when the Snakefile was read
 
 
 def earlier_jobs() -> list[str]:
@@ -28,21 +33,27 @@ def earlier_jobs() -> list[str]:
 def wait_for_earlier_jobs(seconds: float = 5.0) -> None:
     """Lest a job is submitted twice: wait until those of a killed submission have ended.
 
-    What they finished is then made again by Snakemake, which was not there to see it; a training goes on from its last epoch.
+    What they finished is then made again by Snakemake, which was not there to see it; a training resumes from its last epoch.
     """
     announced: list[str] = []
     while jobs := earlier_jobs():
         if jobs != announced:
             announced = jobs
             text = " ".join(jobs)
-            print(f"Waiting for jobs of an earlier run that go on here: {text} (scancel {text} ends them)", file=sys.stderr)
+            print(f"Waiting for jobs of an earlier run that still run: {text} (scancel {text} ends them)", file=sys.stderr)
         time.sleep(seconds)
 
 
-def remove_leftovers(folder: Path = Path("results")) -> None:
-    """Remove what a killed training would have gone on from, beside the models that are there, and files half written."""
-    for path in folder.rglob(".*.part"):
-        path.unlink()
+def remove_leftovers(folder: Path = Path("results"), started: float = STARTED) -> None:
+    """Remove what a killed training would have gone on from, beside the models that are there, and files half written.
+
+    Another run of Snakemake may write beside this one: a file that a process holds stays, here or on another machine, and so
+    does one that is younger than this run (`started`), unless the process that its name tells has ended.
+    """
+    for path in (*folder.rglob(".*.part"), *folder.rglob(".tmp*")):  # .tmp*: of other programs that write safetensors
+        if path.is_file() and abandoned(path, started):
+            path.unlink(missing_ok=True)
     for path in folder.rglob("*.resume"):
-        if path.with_suffix("").is_file():
-            path.unlink()
+        model = path.with_suffix("")
+        if model.is_file() and not record_path(str(model), INCOMPLETE).exists():
+            path.unlink(missing_ok=True)

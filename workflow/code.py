@@ -98,7 +98,7 @@ class _Closure:
         elif self.module(f"{name}.{chain[0]}"):
             self.waiting.append((f"{name}.{chain[0]}", chain[1:]))
         elif chain[0] in module.lazy:
-            self.units[name, "__getattr__"] = [unit.meaning for unit in module.bindings["__getattr__"]]
+            self.units[name, "__getattr__"] = [unit.meaning for unit in module.bindings.get("__getattr__", ())]
             self.waiting.append((f"{name}.{module.lazy[chain[0]]}", chain))
         # else a builtin, or what is bound by a statement that counts anyway
 

@@ -6,22 +6,40 @@ together with the date: then Snakemake judges it as it would where it was made.
 """
 
 import base64
-import json
 import os
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from workflow.scripts.provenance import SUFFIX, write_json
+from scap.errors import ScapError
+from scap.reading import read_json
+from scap.writing import write_json
+from workflow.scripts.provenance import SUFFIX
 
+TRIED = "9.27"  # the Snakemake whose records these are: name and content of the files below
 METADATA = Path(".snakemake/metadata")
+INCOMPLETE = Path(".snakemake/incomplete")  # here, while the job that makes it runs
 NAME_MAX = 255
 
 
-def record_path(output: str) -> Path:
+def check_snakemake() -> None:
+    """Raise ScapError where another Snakemake is installed than the one whose records are known here."""
+    found = version("snakemake")
+    if found.split(".")[:2] != TRIED.split("."):
+        raise ScapError(
+            f"Snakemake {found}: results travel with the records of Snakemake {TRIED}, and those of this one may differ; "
+            "install that one (pip install -c constraints.txt snakemake), or, if tests/workflow/test_storage.py passes with "
+            "yours, name it in workflow/records.py"
+        )
+
+
+def record_path(output: str, folder: Path = METADATA) -> Path:
     """Where Snakemake keeps the record of an output file."""
-    name = base64.urlsafe_b64encode(output.encode()).decode()
+    name = base64.urlsafe_b64encode(os.fsencode(output)).decode()
     parts = [name[start : start + NAME_MAX - 1] for start in range(0, len(name), NAME_MAX - 1)]
-    return METADATA.joinpath(*("@" + part for part in parts[:-1]), parts[-1])
+    return folder.joinpath(*("@" + part for part in parts[:-1]), parts[-1])
 
 
 def provenance_files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -30,14 +48,38 @@ def provenance_files(folder: Path) -> Iterator[tuple[str, Path]]:
         yield str(path).removesuffix(SUFFIX), path
 
 
+def read_or_warn(path: Path) -> dict[str, Any] | None:
+    """A provenance file or record; None, with a warning, where it is damaged: it is information, no run ends for it."""
+    try:
+        return read_json(path)
+    except ScapError as error:
+        print(f"warning: {error}; skipped", file=sys.stderr)
+        return None
+
+
 def export_records(folder: Path = Path("results")) -> None:
     """Copy Snakemake's record of every result into its provenance file, where it differs."""
+    try:
+        check_snakemake()
+    except ScapError as error:
+        print(f"warning: {error}; this run's results come without records", file=sys.stderr)
+        return
     for output, path in provenance_files(folder):
         record = record_path(output)
-        if record.is_file():
-            provenance, known = json.loads(path.read_text()), json.loads(record.read_text())
-            if provenance.get("snakemake") != known:
-                write_json(path, provenance | {"snakemake": known})
+        if not record.is_file():
+            continue
+        provenance, known = read_or_warn(path), read_or_warn(record)
+        if provenance is not None and known is not None and provenance.get("snakemake") != known:
+            try:
+                write_json(path, provenance | {"snakemake": known}, indent=1)
+            except ScapError as error:
+                print(f"warning: {error}", file=sys.stderr)
+
+
+def _is_record(known: Any) -> bool:
+    """Whether this is a record with the time that a result was made at, in seconds."""
+    made = known.get("endtime") if isinstance(known, dict) else None
+    return isinstance(made, int | float) and 0 <= made < 2**33
 
 
 def restore_records(folder: Path) -> list[str]:
@@ -46,16 +88,17 @@ def restore_records(folder: Path) -> list[str]:
     A result then is exactly as old as it was, so that whatever differs from what it was made with is seen: sources of a
     fresh clone are younger and are compared by content, other results by content or age. A cache that was not stored gets
     its record too: by this Snakemake knows that it would be made of the same, and need not be made.
+    Raises ScapError where Snakemake is another than the one whose records are known here.
     """
+    check_snakemake()
     unknown = []
     for output, path in provenance_files(folder):
-        known = json.loads(path.read_text()).get("snakemake")
-        if known is None:
+        provenance = read_or_warn(path)
+        known = None if provenance is None else provenance.get("snakemake")
+        if not _is_record(known):
             unknown.append(output)
-            continue
-        record = record_path(output)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_json(record, known)
-        if Path(output).is_file():
-            os.utime(output, (known["endtime"], known["endtime"]))
+        else:
+            write_json(record_path(output), known, indent=1)
+            if Path(output).is_file():
+                os.utime(output, (known["endtime"], known["endtime"]))
     return unknown

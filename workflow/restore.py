@@ -1,111 +1,88 @@
 """Restore what DVC stores, verify it, and tell Snakemake what made it: python -m workflow.restore [POINTER.dvc ...]
 
 Without arguments, all results (results/**/*.dvc). `data.dvc` comes from the DVC cache or remote, else from --source FOLDER,
-else from the official address. Everything is compared with its pointer byte by byte; a damaged cache object is fetched anew.
+else from the official address. Everything is compared with its pointer byte by byte; a damaged cache object is fetched again.
+--check compares what the remote holds with the pointers, and changes nothing.
 """
 
 import argparse
-import json
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from scap.data.sources import RAW_FILES, md5
+from scap.errors import ScapError
+from workflow.pointers import listed_files, outs, tracked_files
 from workflow.records import restore_records
+from workflow.store import (
+    RestoreError,
+    cache_object,
+    copy_whole,
+    dvc,
+    fetch_object,
+    has_remote,
+    read_remote,
+    remote,
+    remote_path,
+)
 
 DATA = Path("data.dvc")
+Files = list[tuple[Path, str]]
 
 
-class RestoreError(Exception):
-    """What a user can do something about."""
+def fetch(pointers: list[Path]) -> None:
+    """Let DVC fetch what pointers name, all at once or, where one of them fails, one by one.
+
+    It never overwrites what is not tracked. What it could not fetch is mended file by file afterwards.
+    """
+    command = "pull" if has_remote() else "checkout"
+    if not pointers or dvc(command, *map(str, pointers)).returncode == 0:
+        return
+    for pointer in pointers if len(pointers) > 1 else []:
+        dvc(command, str(pointer))
 
 
-def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run DVC."""
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
-
-
-@cache
-def fetch_command() -> str:
-    """`pull` where a DVC remote is configured, else `checkout`, from the cache alone."""
-    return "pull" if dvc("remote", "list").stdout.strip() else "checkout"
-
-
-def fetch(pointers: list[str]) -> bool:
-    """Let DVC fetch what pointers name; whether it could. It never overwrites what is not tracked."""
-    done = dvc(fetch_command(), *pointers) if pointers else None
-    if done is None or done.returncode == 0:
-        return True
-    print(f"dvc {fetch_command()} did not end well; what is there is kept\n{done.stderr.strip()}", file=sys.stderr)
-    return False
-
-
-@cache
-def cache_folder() -> Path:
-    """DVC's cache."""
-    return Path(dvc("cache", "dir").stdout.strip(), "files/md5")
-
-
-def cache_object(name: str) -> Path:
-    """Where DVC's cache keeps the content with this MD5."""
-    return cache_folder() / name[:2] / name[2:]
-
-
-def tracked_files(pointer: Path) -> Iterator[tuple[Path, str]]:
-    """Every file of a pointer and its MD5; a folder's list is itself an object of the cache."""
-    for out in yaml.safe_load(pointer.read_text())["outs"]:
-        path = pointer.parent / out["path"]
-        if not out["md5"].endswith(".dir"):
-            yield path, out["md5"]
-            continue
-        listing = cache_object(out["md5"])
-        if not listing.is_file():
-            raise RestoreError(f"{pointer}: its list of files is not in the cache; was it pushed (dvc push)?")
-        if md5(listing) != out["md5"].removesuffix(".dir"):
-            listing.unlink()
-            raise RestoreError(f"{pointer}: its list of files was damaged in the cache and is removed; run this again")
-        for entry in json.loads(listing.read_text()):
-            yield path / entry["relpath"], entry["md5"]
-
-
-def wrong_files(pointer: Path) -> list[tuple[Path, str]]:
+def wrong_files(pointer: Path) -> Files:
     """The files of a pointer that are missing or differ from it, and the MD5 that they should have."""
     return [(path, wanted) for path, wanted in tracked_files(pointer) if not path.is_file() or md5(path) != wanted]
 
 
-def restore_results(pointer: Path, fetched: bool) -> None:
-    """Verify what was fetched, mend what the cache holds damaged, settle with Snakemake."""
-    wrong = wrong_files(pointer)
-    if wrong and not fetched:  # a difference may be work of the user's own
-        raise RestoreError(f"{pointer}: {len(wrong)} files differ or are missing, the first is {wrong[0][0]}")
-    if wrong:
-        for path, wanted in wrong:
-            if path.exists():
-                print(f"{path}: damaged in the cache (MD5 is not {wanted}); fetched anew", file=sys.stderr)
-        _forget(wrong)
-        dvc(fetch_command(), str(pointer))
-        if wrong := wrong_files(pointer):
-            _forget(wrong)
-            names = ", ".join(f"{path} ({wanted[:2]}/{wanted[2:]})" for path, wanted in wrong)
-            raise RestoreError(
-                f"{pointer}: missing or damaged in the remote too: {names}. Delete these objects there and push them "
-                "again from a clone that has them; or let snakemake make the files again"
-            )
-    for out in yaml.safe_load(pointer.read_text())["outs"]:
-        for output in restore_records(pointer.parent / out["path"]):
+def mend(wrong: Files) -> Files:
+    """Replace copies of damaged cache objects and files that are missing; those that stay wrong.
+
+    A file that differs is deleted only where it has the very bytes of a damaged cache object: else it may be a user's own work.
+    """
+    for path, wanted in wrong:
+        cached = cache_object(wanted)
+        if path.is_file() and cached.is_file() and md5(path) == md5(cached) != wanted:
+            print(f"{path}: damaged in the cache (MD5 is not {wanted}); fetched again", file=sys.stderr)
+            path.unlink()
+        if not path.exists() and (found := fetch_object(wanted)):
+            copy_whole(found, path, wanted)
+    return [(path, wanted) for path, wanted in wrong if not path.is_file() or md5(path) != wanted]
+
+
+def restore_results(pointer: Path) -> None:
+    """Verify what was fetched, mend what is missing or damaged, settle with Snakemake."""
+    wrong = mend(wrong_files(pointer))
+    for path, _ in outs(pointer):
+        for output in restore_records(path):
             print(f"{output}: came without Snakemake's record and will be made again", file=sys.stderr)
+    if missing := [(path, wanted) for path, wanted in wrong if not path.exists()]:
+        raise RestoreError(f"{pointer}: {_unavailable(missing)}; or let snakemake make the files again")
+    if wrong:
+        kept = f"{len(wrong)} files differ or are missing, the first is {wrong[0][0]}"
+        raise RestoreError(f"{pointer}: {kept}; they are kept: dvc add what is yours, delete the rest and run this again")
     print(f"{pointer}: restored")
 
 
-def _forget(wrong: list[tuple[Path, str]]) -> None:
-    for path, wanted in wrong:
-        cache_object(wanted).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+def _unavailable(files: Files) -> str:
+    names = ", ".join(f"{path} ({wanted[:2]}/{wanted[2:]})" for path, wanted in files)
+    return (
+        f"neither the cache nor the remote has, undamaged: {names}. Push them again from a clone that has them, after "
+        "deleting what the remote has of them (docs/storage.md)"
+    )
 
 
 def restore_data(pointer: Path, source: Path | None) -> None:
@@ -114,10 +91,10 @@ def restore_data(pointer: Path, source: Path | None) -> None:
         if path.exists():
             raise RestoreError(f"{path}: damaged (MD5 {md5(path)}, not {wanted}); delete it and run this again")
     if wrong_files(pointer):
-        dvc(fetch_command(), str(pointer))
-    if missing := [path for path, _ in wrong_files(pointer) if not path.exists()]:
+        fetch([pointer])
+    if missing := mend(wrong_files(pointer)):
         if source is None:
-            _download(missing)
+            _download([path for path, _ in missing])
         else:
             _copy(missing, source)
     if wrong := wrong_files(pointer):
@@ -128,50 +105,81 @@ def restore_data(pointer: Path, source: Path | None) -> None:
     print(f"{pointer}: {len(list(tracked_files(pointer)))} files, verified")
 
 
-def _copy(missing: list[Path], source: Path) -> None:
-    for path in missing:
-        found = [place for place in (source / path.name, source / path.parent.name / path.name) if place.is_file()]
-        if not found:
+def _copy(missing: Files, source: Path) -> None:
+    found = {}
+    for path, _ in missing:
+        places = [place for place in (source / path.name, source / path.parent.name / path.name) if place.is_file()]
+        if not places:
             raise RestoreError(f"--source: {source} holds no {path.parent.name}/{path.name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found[0], path)
+        found[path] = places[0]
+    for path, wanted in missing:
+        copy_whole(found[path], path, wanted)
 
 
 def _download(missing: list[Path]) -> None:
     from scap.data.datasets import download
-    from scap.errors import ScapError
 
     for name, files in RAW_FILES.items():
         roots = {path.parents[len(Path(file).parts) - 1] for path in missing for file in files if path.match(file)}
         for root in roots:
-            try:
-                download(name, root)
-            except ScapError as error:
-                raise RestoreError(str(error)) from error
+            download(name, root)
+
+
+@cache
+def _in_remote(name: str) -> str | None:
+    return read_remote(name)
+
+
+def check_remote(pointer: Path) -> None:
+    """Compare every object of a pointer in the remote with its name; RestoreError names those that are missing or damaged."""
+    if remote() is None:
+        raise RestoreError(f"{pointer}: no DVC remote is configured; dvc remote add --default NAME URL")
+    names: dict[str, Path] = {}
+    for path, name in outs(pointer):
+        names[name] = path
+        if name.endswith(".dir") and (listing := fetch_object(name)):
+            names |= {wanted: file for file, wanted in listed_files(pointer, path, listing.read_bytes())}
+    found = {name: _in_remote(name) for name in names}
+    wrong = [name for name in names if found[name] != name.removesuffix(".dir")]
+    if wrong:
+        what = "; ".join(f"{names[name]} is {'damaged' if found[name] else 'missing'} ({remote_path(name)})" for name in wrong)
+        # While the list of a folder is there, DVC takes all of it for pushed.
+        deleted = [remote_path(name) for name in names if found[name] and (name in wrong or name.endswith(".dir"))]
+        first = f"delete {' '.join(deleted)} there, then " if deleted else ""
+        fix = f"To mend it: {first}dvc push {pointer} from a clone that has the files"
+        raise RestoreError(f"{pointer}: in the remote, {what}. {fix}")
+    print(f"{pointer}: {len(names)} objects in the remote, all sound")
+
+
+def _each(pointers: list[Path], act: Callable[[Path], object]) -> list[Path]:
+    """Those of the pointers for which `act` succeeds; an error line for each of the others."""
+    done = []
+    for pointer in pointers:
+        try:
+            act(pointer)
+            done.append(pointer)
+        except ScapError as error:
+            print(f"error: {error}", file=sys.stderr)
+    return done
 
 
 def main() -> int:
-    """Restore every pointer; 1 where one could not be restored, after the others were."""
+    """Restore or check every pointer; 1 where one could not be restored, after the others were."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("pointers", nargs="*", type=Path, help="default: results/**/*.dvc")
     parser.add_argument("--source", type=Path, help="folder with the raw files of data.dvc (cifar-10-batches-py or above)")
+    parser.add_argument("--check", action="store_true", help="verify what the remote holds; nothing is restored")
     options = parser.parse_args()
     pointers = options.pointers or sorted(Path("results").rglob("*.dvc"))
-    results = [str(pointer) for pointer in pointers if pointer != DATA and pointer.is_file()]
-    fetched = fetch(results)
-    errors = 0
-    for pointer in pointers:
-        try:
-            if not pointer.is_file():
-                raise RestoreError(f"{pointer}: no such pointer; git pull, or dvc add FOLDER to make one")
-            if pointer == DATA:
-                restore_data(pointer, options.source)
-            else:
-                restore_results(pointer, fetched)
-        except RestoreError as error:
-            print(f"error: {error}", file=sys.stderr)
-            errors += 1
-    return int(errors > 0 or not fetched)
+    if not pointers:
+        print("error: no pointer below results/ (*.dvc): nothing was stored in this clone; git pull", file=sys.stderr)
+        return 1
+    if options.check:
+        return int(len(_each(pointers, check_remote)) < len(pointers))
+    sound = _each(pointers, lambda pointer: list(tracked_files(pointer)))  # before DVC is let at them
+    fetch([pointer for pointer in sound if pointer != DATA])
+    done = _each(sound, lambda pointer: restore_data(pointer, options.source) if pointer == DATA else restore_results(pointer))
+    return int(len(done) < len(pointers))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from scap.settings import option
 from scap.training.settings import TrainingSettings
 from workflow.figures import FIGURES, TABLES
 
-NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*(?!\n)$"
 SHARE = {"exclusiveMinimum": 0, "maximum": 1}
 
 
@@ -80,7 +80,7 @@ class Criterion(CriterionSettings):
 class Compensation:
     """Compensations by name, the wildcard {compensation}: what the next layers are told about the channels that went."""
 
-    how: str = option("what is fitted anew", choices=("none", "batch-norm", "channelwise", "full"))
+    how: str = option("what is fitted again", choices=("none", "batch-norm", "channelwise", "full"))
     images: int = option("calibration images, drawn from the training images by the seed", 512, minimum=1)
 
 

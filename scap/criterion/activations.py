@@ -1,32 +1,26 @@
 """Cached activations: inputs X and outputs Y of convolutions, streamed to one safetensors file."""
 
-import copy
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from scap.criterion.chains import Follower, Hooks, Receive
 from scap.errors import ScapError
-from scap.models.layers import conv_layers
+from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered, mapped, tensors_of
+from scap.models.layers import conv_layers, not_a_layer
+from scap.pruning.copies import check_network, copied, undisturbed
 from scap.tensors import TensorFile
 
 OUTPUTS = ("activated", "convolution")
-# Names of modules, functions and methods alike: lower case, no underscores (relu_ is relu in place).
-ACTIVATIONS = re.compile(
-    "relu6?|(leaky|p|r)relu|[cs]?elu|gelu|silu|mish|(log)?sigmoid|soft(plus|sign)|"
-    "tanh(shrink)?|hard(tanh|swish|sigmoid|shrink)|softshrink|threshold"
-)
-Receive = Callable[[str, str, Tensor], None]  # layer, kind, values (batch, channels, height, width)
 Shapes = dict[tuple[str, str], tuple[int, ...]]
 
 
 def record_activations(
     network: nn.Module,
-    images: Tensor,
+    images: Example,
     layers: Sequence[str],
     path: Path,
     *,
@@ -37,134 +31,71 @@ def record_activations(
 ) -> None:
     """Write X ("{layer}.inputs": N, C, H, W) and Y ("{layer}.outputs": N, K, H', W') to one safetensors file.
 
-    One pass over `images` (N, channels, H, W; normalised) in evaluation mode, batch by batch, on a copy of
-    `network`. `outputs` says where Y is read: "activated", after the batch norm and activation that directly
-    follow the convolution (one user each), or "convolution", its own output. `report` receives
-    {"images": done, "total": N}. Raises ScapError for unknown, unused or reused layers, for a network that
-    cannot be traced, and for values that `dtype` cannot hold. The file appears only when it is complete.
+    One pass over `images` (N, channels, H, W; normalised; or a tuple or dict of all arguments, or a DataLoader) in
+    evaluation mode, batch by batch, on a copy of `network`. `outputs` says where Y is read: "activated", after the batch
+    norm and activation that directly follow the convolution (one user each), or "convolution", its own output. `report`
+    receives {"images": done, "total": N}. Raises ScapError for unknown, unused or reused layers, for images that are no
+    finite floating-point numbers, for a network whose operations depend on the image, and for values that `dtype` cannot
+    hold. The file appears only when it is complete.
     """
+    check_network(network)
     check_layers(network, layers)
     if outputs not in OUTPUTS:
         raise ScapError(f"outputs: {outputs!r} is unknown; choose from {', '.join(OUTPUTS)}")
-    if batch_size < 1 or images.ndim != 4 or not len(images):
-        raise ScapError(f"images {tuple(images.shape)} must be (N, C, H, W), N and batch_size at least 1")
-    network = copy.deepcopy(network).eval()
-    recorder = Follower(network, layers) if outputs == "activated" else Hooks(network, layers)
-    parameter = next(network.parameters())  # gives device and precision
-    shapes = _probe(recorder, images[:1].to(parameter), layers)
-    tensors = {f"{layer}.{kind}": (len(images), *shape) for (layer, kind), shape in shapes.items()}
-    with TensorFile(path, tensors, dtype) as file:
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            _forward(recorder, batch.to(parameter), lambda layer, kind, values: file.append(f"{layer}.{kind}", values))
-            if report is not None:
-                report({"images": start + len(batch), "total": len(images)})
+    images = checked_images(gathered(images), batch_size)
+    total, fitting = len(first_tensor(images)), device_and_precision(network)
+    with undisturbed(network):
+        network = copied(network).eval()
+        recorder = Follower(network, layers) if outputs == "activated" else Hooks(network, layers)
+        shapes = _probe(recorder, fitted(part(images, 0, 1), *fitting), layers)
+        tensors = {f"{layer}.{kind}": (total, *shape) for (layer, kind), shape in shapes.items()}
+        with TensorFile(path, tensors, dtype) as file:
+            for start in range(0, total, batch_size):
+                batch = fitted(part(images, start, start + batch_size), *fitting)
+                _forward(recorder, batch, lambda layer, kind, values: file.append(f"{layer}.{kind}", values))
+                if report is not None:
+                    report({"images": min(start + batch_size, total), "total": total})
+
+
+def part(images: Example, start: int, stop: int) -> Example:
+    """Some of the images, in every argument."""
+    return mapped(lambda tensor: tensor[start:stop], images)
+
+
+def checked_images(images: Example, batch_size: int = 1) -> Example:
+    """The images; ScapError where they are none that a convolution reads, hold NaN, or differ in number."""
+    found = [tensor for _, tensor in tensors_of(images)]
+    if not found:
+        kind = type(images).__name__
+        raise ScapError(f"images is a {kind}; give a tensor (N, channels, H, W), a tuple or dict of tensors, or a DataLoader")
+    if isinstance(images, Tensor) and (images.ndim != 4 or not images.numel() or not images.is_floating_point()):
+        raise ScapError(f"images: {tuple(images.shape)} of {images.dtype}; give normalised floats (N, channels, H, W)")
+    if batch_size < 1:
+        raise ScapError(f"images: batch_size is {batch_size}; it must be at least 1")
+    if not all(tensor.isfinite().all() for tensor in found if tensor.is_floating_point()):
+        raise ScapError("images: they hold NaN or infinity; normalise them as in training, or leave these images out")
+    if len({len(tensor) if tensor.ndim else -1 for tensor in found}) > 1:
+        raise ScapError("images: the arguments hold different numbers of images")
+    return images
 
 
 def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
     """Raise ScapError where there are no layers, or one of them is no ungrouped convolution of `network`."""
     known = conv_layers(network)
     if not layers:
-        raise ScapError("layers: none is given, or the network has none that can be pruned; name an ungrouped convolution")
+        raise ScapError("layers: none is given; name an ungrouped convolution, or give None for all that can be pruned")
     for layer in layers:
         if layer not in known:
-            raise ScapError(f"layer {layer!r} is no ungrouped convolution; choose from {', '.join(known)}")
-
-
-class Hooks:
-    """Hands on the input and the own output of each layer while the network runs (Y before batch norm)."""
-
-    receive: Receive
-
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
-        self.run = network
-        for layer in layers:
-            network.get_submodule(layer).register_forward_hook(self._hook(layer), with_kwargs=True)
-
-    def _hook(self, layer: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-            self.receive(layer, "inputs", args[0] if args else kwargs["input"])
-            self.receive(layer, "outputs", output)
-
-        return hook
-
-
-class Follower(fx.Interpreter):
-    """Hands on a layer's input and the last value of its chain, before anything in place overwrites them."""
-
-    receive: Receive
-
-    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
-        super().__init__(fx.GraphModule(network, _trace(network)))
-        self.extra_traceback = False  # it would be appended to our own messages
-        wanted = {network.get_submodule(layer): layer for layer in layers}
-        self.starts: dict[fx.Node, str] = {}
-        self.ends: dict[fx.Node, str] = {}
-        for node in self.graph.nodes:
-            if node.op == "call_module" and (layer := wanted.get(network.get_submodule(node.target))):
-                self.starts[node] = layer
-                self.ends[_chain_end(node, network)] = layer
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node and hand on what it reads and gives."""
-        if n in self.starts:
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            self.receive(self.starts[n], "inputs", args[0] if args else kwargs["input"])
-        value = super().run_node(n)
-        if n in self.ends:
-            self.receive(self.ends[n], "outputs", value)
-        return value
-
-
-class _Tracer(fx.Tracer):
-    """Keeps subclasses of convolutions, batch norms and activations whole, wherever they are defined."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, nn.Conv2d | nn.BatchNorm2d) or _is_activation_module(m)
-        return known or super().is_leaf_module(m, module_qualified_name)
-
-
-def _trace(network: nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(network)
-    except Exception as error:  # tracing runs the user's forward with proxies: anything can come out of it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ScapError(
-            f"outputs: activated needs a network that torch.fx can trace; this one fails with {reason!r}. "
-            "Use outputs: convolution, or rewrite `forward` without control flow that depends on values"
-        ) from error
-
-
-def _chain_end(node: fx.Node, network: nn.Module) -> fx.Node:
-    for is_next in (_is_batch_norm, _is_activation):
-        if len(node.users) == 1 and is_next(user := next(iter(node.users)), network):
-            node = user
-    return node
-
-
-def _is_batch_norm(node: fx.Node, network: nn.Module) -> bool:
-    return node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), nn.BatchNorm2d)
-
-
-def _is_activation(node: fx.Node, network: nn.Module) -> bool:
-    if node.op == "call_module":
-        return _is_activation_module(network.get_submodule(str(node.target)))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op.startswith("call") and ACTIVATIONS.fullmatch(name.replace("_", "")) is not None
-
-
-def _is_activation_module(module: nn.Module) -> bool:
-    names = [cls.__name__ for cls in type(module).__mro__ if cls.__module__ == nn.ReLU.__module__]
-    return any(ACTIVATIONS.fullmatch(name.lower()) for name in names)
+            raise ScapError(not_a_layer(network, layer))
 
 
 @torch.no_grad()
-def _forward(recorder: Hooks | Follower, batch: Tensor, receive: Receive) -> None:
+def _forward(recorder: Hooks | Follower, batch: Example, receive: Receive) -> None:
     recorder.receive = receive
     recorder.run(batch)
 
 
-def _probe(recorder: Hooks | Follower, image: Tensor, layers: Sequence[str]) -> Shapes:
+def _probe(recorder: Hooks | Follower, image: Example, layers: Sequence[str]) -> Shapes:
     shapes: Shapes = {}
     calls: Counter[str] = Counter()
 

@@ -27,8 +27,9 @@ def evaluate_term(term: str, layers: Sequence[str], gather: Gather) -> dict[str,
 def normalise_term(values: Values, how: str) -> Values:
     """A term of the score over one layer (K,): `raw`, divided by its `max` or `mean`, or `min-max` to [0, 1].
 
-    Where nothing tells the channels of a layer apart, all get 1.
+    Where nothing tells the channels of a layer apart, all get 1. ScapError where a value is NaN or infinite.
     """
+    check_finite(values, "a term of the score")
     if how == "raw":
         return values
     low, scale = 0.0, values.max() if how == "max" else values.mean()

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scap.criterion.activations import check_layers, record_activations
+from scap.criterion.activations import check_layers, checked_images, part, record_activations
 from scap.criterion.autoencoder import fidelities
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import evaluate_term, fuse
 from scap.criterion.settings import AutoencoderSettings, CriterionSettings
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
+from scap.errors import ScapError
+from scap.models.inputs import Example, first_tensor, gathered
 from scap.models.layers import conv_layers
-from scap.pruning.surgery import prunable_layers
+from scap.pruning.surgery import some_prunable_layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +28,7 @@ Report = Callable[[Mapping[str, float]], None]
 
 def score_network(
     network: nn.Module,
-    images: Tensor,
+    images: Example,
     *,
     layers: Sequence[str] | None = None,
     criterion: CriterionSettings | None = None,
@@ -35,17 +37,40 @@ def score_network(
     dtype: torch.dtype = torch.float16,
     report: Report | None = None,
 ) -> "pd.DataFrame":
-    """The score table of a network: one row a channel, `layer`, `channel`, a column for each term, `score`.
+    """How much each output channel matters (docs/method.md). Only what the criterion's terms need is computed.
 
-    `images` (N, channels, H, W): calibration images, normalised as in training, on the network's device. `layers`: module
-    paths of convolutions, all that can be pruned by default. `outputs`: where Y is read (scap.criterion.activations). Only
-    what the criterion's terms need is computed; the activations of all layers and the spectra of one at a time go through a
-    temporary folder, in `dtype`. Raises ScapError for a layer that does not exist or cannot be recorded.
+    Args:
+        network: Any module; it is not altered.
+        images: Calibration images (N, channels, H, W), normalised as in training, on the network's device. No labels. A
+            tuple or dict of tensors for networks of several arguments; a DataLoader is read once, whole.
+        layers: Module paths of convolutions; by default all that can be pruned.
+        criterion: Terms of the score and how they are fused; by default fidelity and the L1 norm.
+        autoencoder: The autoencoder of the term `fidelity`.
+        outputs: Where Y is read: `activated`, after batch norm and activation, or `convolution`.
+        dtype: Precision of the temporary files that hold activations and spectra.
+        report: Receives the progress of each step as a mapping of names to numbers.
+
+    Returns:
+        The score table, one row a channel: `layer`, `channel`, a column for each term, and `score` (high: keep).
+
+    Raises:
+        ScapError: For images that are no finite floats, for a layer that does not exist or cannot be recorded, and for
+            values that are not finite.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> criterion = scap.CriterionSettings(terms={"l1": 1})
+        >>> table = scap.score_network(network, torch.rand(64, 3, 8, 8), criterion=criterion)
+        >>> list(table.columns), len(table)
+        (['layer', 'channel', 'l1', 'score'], 8)
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
-    names = list(layers) if layers is not None else prunable_layers(network, images[:1])
+    images = checked_images(gathered(images))
+    names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
     check_layers(network, names)
     convolutions = conv_layers(network)
+    device = str(first_tensor(images).device)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
     with tempfile.TemporaryDirectory(prefix="scap-") as folder:
         activations = Path(folder) / "activations.safetensors"
@@ -54,15 +79,21 @@ def score_network(
         gatherers: dict[str, Callable[[str], Any]] = {
             "weight": lambda layer: convolutions[layer].weight.detach().cpu().double().numpy(),
             "outputs": lambda layer: open_activations(activations, layer)[1],
-            "autoencoder": lambda layer: _fidelity(activations, layer, autoencoder, dtype, str(images.device), report),
+            "autoencoder": lambda layer: _fidelity(activations, layer, autoencoder, dtype, device, report),
             "layer": lambda layer: layer,
             "seed": lambda layer: criterion.seed,
             "network": lambda layer: network,
-            "images": lambda layer: images,
+            "images": lambda layer: _one_tensor(images),
             "layers": lambda layer: names,
         }
         terms = {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
     return fuse(terms, names, criterion)
+
+
+def _one_tensor(images: Example) -> Tensor:
+    if not isinstance(images, Tensor):
+        raise ScapError("criterion: this term runs networks of one argument only; give the images as one tensor")
+    return images
 
 
 def _fidelity(

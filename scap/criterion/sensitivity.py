@@ -1,4 +1,4 @@
-"""Readings of the criterion compared without any training: sizes at a threshold, agreement of rankings."""
+"""Interpretations of the criterion compared without any training: sizes at a threshold, agreement of rankings."""
 
 from __future__ import annotations
 

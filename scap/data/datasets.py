@@ -1,18 +1,22 @@
-"""Image data sets: raw files checked by MD5, read once into one safetensors file, loaded as tensors."""
+"""Image data sets: raw files checked by MD5, read once into one safetensors file, loaded as tensors; or lists of a folder."""
 
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from scap.checks import check_number
-from scap.data.sources import check_raw_files, missing_files, raw_files
+from scap.data.folder import FolderImages, open_folder, read_folder
+from scap.data.settings import IMAGENET, FolderSettings
+from scap.data.sources import FOLDER, check_raw_files, missing_files, raw_files
 from scap.data.torchvision_cure import import_torchvision
 from scap.errors import DamagedFile, ScapError
-from scap.reading import open_tensors
+from scap.reading import StoredTensors, open_tensors
 
 DIGITS_TEST_IMAGES = 360
 SPLIT_SEED = 0  # of the test images of digits and of the holdout, which must not change with a run's seed
@@ -29,14 +33,45 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are."""
+        return self.images.device
+
+    def subset(self, chosen: Tensor) -> "Images":
+        """Those at the indices `chosen`."""
+        return Images(self.images[chosen], self.labels[chosen])
+
+    def take(self, chosen: Tensor) -> Tensor:
+        """The images at the indices `chosen`, uint8 (n, C, H, W)."""
+        return self.images[chosen]
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All in order: images (B, C, H, W) and labels (B,)."""
+        return zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True)
+
+    def to(self, device: torch.device | str) -> "Images":
+        """These images on `device`."""
+        return Images(self.images.to(device), self.labels.to(device))
+
+    def identity(self) -> dict[str, Tensor]:
+        """Tensors that tell these images from others."""
+        return {"images": self.images, "labels": self.labels}
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Disjoint image sets; `mean` and `std` (C,) of the whole training set, with intensities in 0..1."""
+    """Disjoint image sets; `mean` and `std` (C,) that images are normalised by, with intensities in 0..1."""
 
-    train: Images
-    holdout: Images
-    test: Images
+    train: Images | FolderImages
+    holdout: Images | FolderImages
+    test: Images | FolderImages
     mean: Tensor
     std: Tensor
     classes: int
@@ -101,12 +136,17 @@ def _tensors(train: Images, test: Images) -> dict[str, Tensor]:
     }
 
 
-def read_source(source: str, root: Path) -> dict[str, Tensor]:
+def read_source(source: str, root: Path, **folder: Any) -> dict[str, Tensor]:
     """The checked raw files under `root` as tensors that save_tensors writes and load_dataset loads.
 
     train_images, test_images: uint8 (N, C, 32, 32); train_labels, test_labels: int64 (N,). digits is enlarged
-    bilinearly from 8x8 and split by class, always alike; fashion-mnist is padded with zeros from 28x28.
+    bilinearly from 8x8 and split by class, always alike; fashion-mnist is padded with zeros from 28x28. Of the source
+    "folder", whose FolderSettings are given by `folder`, the images are listed only (read_folder).
     """
+    if source == FOLDER:
+        return read_folder(root, FolderSettings(**folder))
+    if folder:
+        raise ScapError(f"dataset: {min(folder)} is for `source: folder`; {source} has images of one size")
     check_raw_files(source, root)
     if source == "digits":
         return _read_digits()
@@ -123,31 +163,37 @@ def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), std.float()
 
 
-def _open_images(path: Path) -> tuple[Images, Images]:
-    """The training and the test images of a file, copied into memory; DamagedFile where they are none."""
+def _open_images(path: Path) -> tuple[Images, Images] | tuple[FolderImages, FolderImages]:
+    """The training and the test images of a file, copied into memory or listed; DamagedFile where they are none."""
     with open_tensors(path, digest=True) as file:
-        parts = [
-            Images(
-                file.take(f"{part}_images", (part, "channels", "height", "width"), ("U8",)).clone(),
-                file.take(f"{part}_labels", (part,), ("I64",)).clone(),
-            )
-            for part in ("train", "test")
-        ]
-    classes = int(parts[0].labels.max()) + 1
-    for part in parts:
+        train, test = open_folder(file) if "folder" in file.names else (_copied(file, "train"), _copied(file, "test"))
+    classes = int(train.labels.max()) + 1
+    for part in (train, test):
         if part.labels.min() < 0 or part.labels.max() >= classes:
             raise DamagedFile(path, f"has labels outside of 0..{classes - 1}, the classes of the training images")
-    return parts[0], parts[1]
+    return train, test  # type: ignore[return-value]  # both are of one kind
 
 
-def load_dataset(path: Path, holdout: int, train_images: int | None = None) -> Dataset:
+def _copied(file: StoredTensors, part: str) -> Images:
+    images = file.take(f"{part}_images", (part, "channels", "height", "width"), ("U8",)).clone()
+    return Images(images, file.take(f"{part}_labels", (part,), ("I64",)).clone())
+
+
+def load_dataset(
+    path: Path,
+    holdout: int,
+    train_images: int | None = None,
+    normalisation: Mapping[str, Sequence[float]] | None = None,
+) -> Dataset:
     """Data set from the file `path` that read_source's tensors were saved to.
 
     A fixed permutation splits `holdout` images off the training set; `train_images` limits what is left.
-    Raises ScapError for a missing or damaged file and for a holdout that leaves nothing to train on.
+    `normalisation` has the `mean` and the `std` of each channel that a network was trained with, for intensities in 0..1;
+    by default they are those of the whole training set, and ImageNet's for a folder. Raises ScapError for a missing or
+    damaged file, for a holdout that leaves nothing to train on and for a normalisation that does not fit.
     """
     train, test = _open_images(path)
-    images, labels = train.images, train.labels
+    labels = train.labels
     check_number(holdout, "holdout", whole=True)
     if not 0 <= holdout < len(labels):
         raise ScapError(f"holdout: {holdout} of {len(labels)} training images; leave some to train on")
@@ -157,15 +203,34 @@ def load_dataset(path: Path, holdout: int, train_images: int | None = None) -> D
         raise ScapError(f"train_images: {train_images}; give at least 1, or leave it out to use all")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
     held, used = order[:holdout], order[holdout:][:train_images]
-    mean, std = _mean_and_std(images)
+    mean, std = _statistics(train, normalisation)
     return Dataset(
-        train=Images(images[used], labels[used]),
-        holdout=Images(images[held], labels[held]),
+        train=train.subset(used),
+        holdout=train.subset(held),
         test=test,
         mean=mean,
         std=std,
         classes=int(labels.max()) + 1,
     )
+
+
+def _statistics(train: Images | FolderImages, given: Mapping[str, Sequence[float]] | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) that images are normalised by, in 0..1."""
+    if given is None and isinstance(train, Images):
+        return _mean_and_std(train.images)
+    given = IMAGENET if given is None else given
+    if not isinstance(given, Mapping) or set(given) != {"mean", "std"}:
+        raise ScapError(f"normalisation: {given!r} is none; give `mean` and `std`, a number for each channel")
+    channels = train.shape[0]
+    for key, values in given.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != channels:
+            raise ScapError(f"normalisation: {key} is {values!r}; give {channels} numbers, one for each channel of the images")
+        for value in values:
+            check_number(value, f"normalisation: {key}", 0, 1)
+            if key == "std" and not value:
+                raise ScapError("normalisation: std is 0; give a number above 0, for intensities in 0..1")
+    mean, std = (torch.tensor(given[key], dtype=torch.float32) for key in ("mean", "std"))
+    return mean, std
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor, device: torch.device | str) -> Tensor:

@@ -1,6 +1,11 @@
-"""The official files of the data sets and their MD5 sums. Imports no torch: the workflow checks them before any job."""
+"""Where images come from: official files and their MD5 sums, or a folder of one's own.
+
+Imports no torch: the workflow checks them before any job.
+"""
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from scap.errors import ScapError
@@ -30,14 +35,19 @@ RAW_FILES: dict[str, dict[str, str]] = {
 }
 
 
+FOLDER = "folder"  # the source of images that lie in folders train and val, with a folder a class
+PARTS = {"train": "train", "test": "val"}  # part of a data set -> its folder below the root
+
 # Training images, and the side of an image in pixels, of each source.
 SIZES = {"digits": (1437, 32), "cifar10": (50000, 32), "cifar100": (50000, 32), "fashion-mnist": (60000, 32)}
 
 
 def raw_files(source: str) -> dict[str, str]:
-    """Path below the root -> MD5 of the files of a source; none for digits, which scikit-learn brings."""
+    """Path below the root -> MD5 of the files of a source; none for digits, which scikit-learn brings, and for a folder."""
+    if source == FOLDER:
+        return {}
     if source not in RAW_FILES:
-        raise ScapError(f"source: {source!r} is unknown; choose one of {', '.join(RAW_FILES)}")
+        raise ScapError(f"source: {source!r} is unknown; choose one of {', '.join(RAW_FILES)}, {FOLDER}")
     return RAW_FILES[source]
 
 
@@ -53,10 +63,45 @@ def md5(path: Path) -> str:
 
 
 def check_raw_files(source: str, root: str | Path) -> None:
-    """Compare the raw files of `source` with their MD5; ScapError names the first missing or damaged one."""
+    """Compare the raw files of `source` with their MD5; ScapError names the first missing or damaged one.
+
+    Of a folder the classes are compared (class_folders).
+    """
+    if source == FOLDER:
+        class_folders(root)
     for name, expected in raw_files(source).items():
         path = Path(root, name)
         if not path.is_file():
             raise ScapError(f"{path}: missing; download {source} again, or copy the file there")
         if (found := md5(path)) != expected:
             raise ScapError(f"{path}: damaged (MD5 {found}, not {expected}); delete it and download again")
+
+
+def class_folders(root: str | Path) -> list[str]:
+    """Names of the classes of a folder of images, in alphabetical order: its label is a class's place in it.
+
+    ScapError where `root` lacks train or val, has no class, or val has a class that train has not.
+    """
+    found = {}
+    for name in PARTS.values():
+        folder = Path(root, name)
+        if not folder.is_dir():
+            raise ScapError(f"{folder}: there is no such folder; images lie in train/CLASS and val/CLASS below the root")
+        found[name] = _names(folder, os.DirEntry.is_dir)
+        if not found[name]:
+            raise ScapError(f"{folder}: holds no folders; images lie in train/CLASS and val/CLASS below the root")
+    if unknown := sorted(set(found["val"]) - set(found["train"])):
+        raise ScapError(f"{Path(root, 'val', unknown[0])}: this class has no folder in train; add it, or take it out of val")
+    return found["train"]
+
+
+def count_images(root: str | Path) -> dict[str, int]:
+    """Number of entries of every class folder, by its path below `root`: a step that lists the images depends on it."""
+    folders = [Path(part, name) for part in PARTS.values() for name in _names(Path(root, part), os.DirEntry.is_dir)]
+    return {folder.as_posix(): len(_names(Path(root, folder), lambda entry: True)) for folder in folders}
+
+
+def _names(folder: Path, wanted: Callable[[os.DirEntry], bool]) -> list[str]:
+    """Names in a folder, but hidden ones, in alphabetical order."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if wanted(entry) and not entry.name.startswith("."))

@@ -28,6 +28,7 @@ def scores_figure(scores_csv: Path | str, threshold: float | None = None, title:
 
     table = read_table(scores_csv, ["layer"], ["channel", "score"])
     columns = [column for column in QUANTITIES if column in table]
+    table = read_table(scores_csv, ["layer"], ["channel", *columns])
     figure = new_figure(PAGE, 0.6 + 1.5 * len(columns))
     panels = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
     for axes, column in zip(panels, columns, strict=True):

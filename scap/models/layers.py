@@ -1,8 +1,8 @@
 """What all architectures share: convolutions by name, relative widths, initial weights."""
 
-from torch import nn
-
-from scap.errors import ScapError
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 
 def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
@@ -11,11 +11,41 @@ def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: module for name, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1}
 
 
-def scaled(channels: int, width: float) -> int:
-    """Number of channels at relative `width`, rounded, at least 1."""
-    if width <= 0:
-        raise ScapError(f"width: {width} is not above 0; give a factor such as 1 or 0.25")
-    return max(1, round(channels * width))
+def not_a_layer(network: nn.Module, layer: str) -> str:
+    """Why `layer` is no ungrouped two-dimensional convolution of `network`, and which are, for messages."""
+    module = dict(network.named_modules()).get(layer)
+    kind = "" if module is None else f" (it is a {type(module).__name__})"
+    if isinstance(module, _ConvNd):
+        kind = f" (it is a {type(module).__name__} with groups={module.groups})"
+    known = ", ".join(conv_layers(network))
+    choice = f"choose from {known}" if known else "the network has none"
+    return f"layer {layer!r} is no ungrouped convolution{kind}; {choice}"
+
+
+def refresh_sizes(network: nn.Module) -> None:
+    """Set the numbers of channels that modules note (in_channels, num_features, ...) to those of their weights."""
+    for module in network.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        if isinstance(module, _ConvNd):
+            first, second = len(weight), weight.size(1) * module.groups
+            module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
+        elif isinstance(module, nn.Linear):
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, _NormBase):
+            module.num_features = len(weight)
+        elif isinstance(module, nn.PReLU):
+            module.num_parameters = len(weight)
+
+
+def replace_tensors(network: nn.Module, tensors: dict[int, Tensor]) -> None:
+    """Put other parameters and buffers in place of those with these `id`s, wherever modules hold them."""
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for key, tensor in list(held.items()):
+                if id(tensor) in tensors:
+                    held[key] = tensors[id(tensor)]  # type: ignore[assignment]  # a parameter for a parameter
 
 
 def initialise_convolutions(network: nn.Module) -> None:

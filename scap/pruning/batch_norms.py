@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, estimated anew for a network whose activations have changed."""
+"""Running statistics of batch norms, estimated again for a network whose activations have changed."""
 
 from collections.abc import Callable
 from typing import Any

@@ -46,7 +46,7 @@ def prune_and_compensate(
         network: the network, which is not altered.
         plan: layer -> output channels kept.
         images: calibration images (N, channels, H, W), normalised as in training; 512 or more are advised.
-        how: `none`; `batch-norm`, statistics estimated anew; `channelwise`, each removed channel reconstructed from those
+        how: `none`; `batch-norm`, statistics estimated again; `channelwise`, each removed channel reconstructed from those
             that stay, then `batch-norm`; `full`, least squares of the consumer's outputs on its unfolded inputs.
         batch_size: images a forward pass.
         ridge: of `full`, towards the channelwise solution, as a share of the mean variance of an input.

@@ -4,7 +4,6 @@ Derived from the dependency graph of the surgery and checked by running the netw
 fixed, changing channels of the producer may change nothing but the columns that are said to read them.
 """
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from scap.errors import ScapError
-from scap.pruning.surgery import _dependency_graph, _group
+from scap.pruning.copies import copied, undisturbed
+from scap.pruning.graph import Graph
+from scap.pruning.products import layer_of
 from scap.pruning.unfolding import Layer, groups_of, layer_at, samples, taps_of, weight_matrix
-
-# These pass every channel on by itself; whether they really do is tried.
-PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +55,13 @@ def find_consumers(network: nn.Module, layers: Sequence[str], example: Tensor) -
 
     A reader that cannot be treated is an `obstacle`, in words. Raises ScapError for a layer that does not exist.
     """
-    traced = copy.deepcopy(network).eval()
+    traced = copied(network).eval()
     for layer in layers:
         if not isinstance(dict(traced.named_modules()).get(layer), nn.Conv2d):
             raise ScapError(f"layer {layer!r} is no convolution of the network; scap.prunable_layers lists them")
-    with _dependency_graph(traced, example) as graph:
-        names = {module: name for name, module in traced.named_modules()}
-        reads = {layer: _reads(graph, names, layer) for layer in layers}
+    with undisturbed(traced):
+        graph = Graph(traced, example, training=False)
+        reads = {layer: _reads(graph, layer) for layer in layers}
     sound = {layer: each for layer, each in reads.items() if each.obstacle is None}
     obstacles = _contradictions(traced, sound, example[:1])
     return {layer: _readers(traced, each, each.obstacle or obstacles.get(layer)) for layer, each in reads.items()}
@@ -81,25 +79,31 @@ def slopes(network: nn.Module, norm: str | None, outputs: int) -> Tensor:
     return slope / (module.running_var.double() + module.eps).sqrt()
 
 
-def _reads(graph: Any, names: dict[nn.Module, str], layer: str) -> _Reads:
-    """What the dependency graph says; the one place that knows the graph."""
-    conv = graph.model.get_submodule(layer)
-    if conv not in graph.module2node:
+def _reads(graph: Graph, layer: str) -> _Reads:
+    """What the graph says; the one place that knows it."""
+    if layer not in graph.used:
         return _Reads(obstacle="it is not used when the network runs")
     found = _Reads()
-    for item in _group(graph, conv, list(range(conv.out_channels))):
-        node, module = item.dep.target, item.dep.target.module
-        pairs = list(zip(item.idxs, item.root_idxs, strict=True))
-        if graph.is_out_channel_pruning_fn(item.dep.handler) or not isinstance(module, nn.Module):
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                found.outputs[names[module]] = pairs
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            after: Any = node.outputs[0].module if len(node.outputs) == 1 else None
-            is_norm = isinstance(after, nn.BatchNorm1d | nn.BatchNorm2d) and after.running_mean is not None
-            found.inputs[names[module]] = pairs
-            found.norms[names[module]] = names[after] if is_norm else None
-        elif module in names and not isinstance(module, PASSING) and list(module.parameters()):
-            found.obstacle = f"{names[module]!r} reads it, a {type(module).__name__}"
+    own = graph.groups.of(graph.rows(layer).ids)
+    channels: dict[int, list[int]] = defaultdict(list)
+    for channel, group in enumerate(own.tolist()):
+        channels[group].append(channel)
+        if reason := graph.groups.obstacles.get(group):
+            found.obstacle = f"its channels {reason}"
+    for block, held, groups in graph.groups.holders(own.tolist()):
+        name = layer_of(block.name)
+        readers = {position: channels[groups[position]] for position in held.nonzero()[0].tolist()}
+        if block.kind == "rows":
+            found.outputs[name] = [(position, channel) for position, read in readers.items() for channel in read]
+        elif block.kind == "columns":
+            module = graph.network.get_submodule(name)
+            if not isinstance(module, nn.Conv2d | nn.Linear):
+                found.obstacle = found.obstacle or f"{name!r} reads it, a {type(module).__name__}"
+            elif any(len(read) > 1 for read in readers.values()):
+                found.obstacle = found.obstacle or f"{name!r} reads several of its channels in one"
+            else:
+                found.inputs[name] = [(position, read[0]) for position, read in readers.items()]
+                found.norms[name] = graph.norms.get(name)
     if not found.inputs and found.obstacle is None:
         found.obstacle = "no layer reads its channels"
     return found

@@ -1,53 +1,64 @@
-"""Multiply-accumulate operations and parameters of a network.
+"""Multiply-accumulate operations and parameters of a network, by torch.utils.flop_counter.
 
-Convention: 1 MAC = 1 FLOP, as in tables of the pruning literature (torch.utils.flop_counter counts 2).
-Convolution and linear modules only; biases, batch norm, activations and pooling do not count as operations.
+Convention: 1 MAC = 1 FLOP, as in tables of the pruning literature; torch counts 2 FLOPs for a MAC. Everything that
+multiplies matrices counts: convolutions, linear layers, attention, other matrix products. Biases, batch norm,
+activations and pooling do not.
 """
 
-import copy
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from scap.errors import ScapError
+from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.pruning.copies import copied, first_line, undisturbed
 
 
-def count_operations(network: nn.Module, example: Tensor) -> dict[str, int]:
+def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
     """Exact `macs` for one image and `params` (all trainable tensors, batch norm's included) of `network`.
 
-    `example` (N, channels, height, width) gives the size of the images; N does not change the result.
+    `example`, a tensor (N, channels, height, width) or a tuple or dict of all arguments, gives the size of the images;
+    N does not change the result. Raises ScapError where the network does not run on it.
     """
     params = sum(parameter.numel() for parameter in network.parameters())
-    return {"macs": sum(layer_macs(network, example).values()), "params": params}
+    return {"macs": _macs(network, example)["Global"], "params": params}
 
 
-def layer_macs(network: nn.Module, example: Tensor) -> dict[str, int]:
+def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
     """MACs for one image of each convolution and linear layer by module path, in the order of the network.
 
-    Every output value of a convolution costs (input channels / groups) x kernel area, one of a linear layer
-    its input width. A layer used several times counts each time, an unused one 0. `network` is not altered.
+    A layer used several times counts each time, an unused one 0. Matrix products outside of these layers (attention) are
+    in count_operations alone. `network` is not altered.
     """
-    network = copy.deepcopy(network).eval()
-    modules = network.named_modules()
-    counted = {name: module for name, module in modules if isinstance(module, _ConvNd | nn.Linear)}
-    macs = dict.fromkeys(counted, 0)
-    for name, module in counted.items():
-        module.register_forward_hook(_adder(macs, name, len(example)))
-    with torch.no_grad():
-        network(example)
-    return macs
+    layers = [name for name, module in network.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
+    counted = _macs(network, example)
+    root = type(network).__name__
+    return {name: counted.get(f"{root}.{name}" if name else root, 0) for name in layers}
 
 
-def _adder(macs: dict[str, int], name: str, images: int) -> Callable[..., None]:
-    def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        macs[name] += _macs(module, args[0], output) // images
+def _macs(network: nn.Module, example: Example) -> dict[str, int]:
+    """MACs for one image by module (the network's class name, then the path), and of all as "Global"."""
+    images = len(first_tensor(example)) if first_tensor(example).ndim else 1
+    network = copied(network).eval()
+    with _every_product_seen(network), FlopCounterMode(display=False) as counter:
+        try:
+            run(network, fitted(example, *device_and_precision(network)))
+        except Exception as error:  # the user's forward may raise anything
+            raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
+    counts = {name: sum(flops.values()) // 2 // images for name, flops in counter.get_flop_counts().items()}
+    return {"Global": 0} | counts
 
-    return add
 
-
-def _macs(module: nn.Module, values: Tensor, output: Tensor) -> int:
-    if isinstance(module, nn.Linear):
-        return output.numel() * module.in_features
-    # The weights that one output value reads or, in a transposed convolution, that one input value feeds.
-    kernel = module.get_parameter("weight")[0].numel()
-    return (values if isinstance(module, _ConvTransposeNd) else output).numel() * kernel
+@contextmanager
+def _every_product_seen(network: nn.Module) -> Iterator[None]:
+    """Without gradients and without fused kernels that the counter has no formula for (attention, recurrent layers)."""
+    with ExitStack() as stack:
+        stack.enter_context(undisturbed(network))  # attention one product after the other
+        if any(isinstance(module, nn.RNNBase) for module in network.modules()):
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield

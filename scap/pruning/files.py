@@ -1,24 +1,29 @@
-"""A pruned network in one file: architecture, plan and weights."""
+"""A network in one file: architecture, plan and weights. Loading needs no surgery: the file has the shapes."""
 
+import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from scap.errors import ScapError
+from scap.errors import DamagedFile, ScapError
+from scap.models.inputs import Example, described, device_and_precision, fitted, run
 from scap.models.layers import conv_layers
 from scap.models.names import own_function
-from scap.pruning.plans import Plan
-from scap.pruning.surgery import prune_network
+from scap.pruning.history import applied, last_applied, note
+from scap.pruning.plans import Plan, channel_indices
+from scap.pruning.state import State, fill, fit_shapes, is_complete, state_of
+from scap.reading import open_tensors
 from scap.tensors import save_tensors
 
 FORMAT = "scap-network-1"
 FIELDS = ("architecture", "arguments", "plan", "example_shape", "extra")
+MOST_VALUES = 2**22  # of an input that is made from its saved shape for a network of one's own
 
 
 def save_network(
@@ -31,28 +36,42 @@ def save_network(
     example_shape: Sequence[int] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Write weights, and how the network around them is rebuilt, to one safetensors file.
+    """Write weights, and how the network around them is rebuilt, to one safetensors file; its folder is made.
 
     `architecture` and `arguments` are those of scap.models.build.build_network (None for a network of one's own,
-    which load_network needs a `build` for), `plan` is the one that `network` was pruned by, `example_shape`
-    (N, channels, H, W) an input's, `extra` anything that JSON can hold. Raises ScapError where they disagree.
+    which load_network needs a `build` for), `plan` is the one that `network` was pruned by (by default what the surgery
+    noted on it: of a network that was pruned twice the two in one), `example_shape` (N, channels, H, W) an input's,
+    `extra` anything that JSON can hold. Raises ScapError where they disagree.
     """
-    if plan:
-        _check_saved_plan(network, plan, example_shape)
-        plan = {layer: [int(channel) for channel in kept] for layer, kept in plan.items()}
-    shape = None if example_shape is None else list(example_shape)
+    plan = _own_plan(network, plan)
+    state = state_of(network)
+    shape = None if example_shape is None else [int(size) for size in example_shape]
     values = (architecture, arguments or {}, plan, shape, extra or {})
     try:
-        metadata = json.dumps(dict(zip(FIELDS, values, strict=True)))
+        metadata = json.dumps(dict(zip(FIELDS, values, strict=True)) | state.notes)
     except TypeError as error:
         raise ScapError(f"{path}: arguments and extra must hold what JSON can hold ({error})") from error
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-    save_tensors(Path(path), weights, {FORMAT: metadata})  # one key: several are written in random order
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(Path(path), state.tensors, {FORMAT: metadata})  # one key: several are written in random order
 
 
-def _check_saved_plan(network: nn.Module, plan: Plan, example_shape: Sequence[int] | None) -> None:
-    if example_shape is None:
-        raise ScapError("plan: give `example_shape` too, rebuilding a pruned network needs it")
+def _own_plan(network: nn.Module, plan: Plan | None) -> Plan | None:
+    """The plan that leads to `network` from the unpruned one; ScapError where `plan` is another one."""
+    noted = applied(network)
+    if plan is None:
+        return noted
+    plan = {layer: channel_indices(layer, kept) for layer, kept in plan.items()}
+    if noted is None:
+        _check_widths(network, plan)
+        return plan or None
+    if plan not in (noted, last_applied(network)):
+        raise ScapError(
+            "plan: it is not the one that prune_network applied to this network; leave it out, the network has a note of it"
+        )
+    return noted
+
+
+def _check_widths(network: nn.Module, plan: Plan) -> None:
     convs = conv_layers(network)
     for layer, kept in plan.items():
         channels = convs[layer].out_channels if layer in convs else 0
@@ -66,88 +85,120 @@ def _check_saved_plan(network: nn.Module, plan: Plan, example_shape: Sequence[in
 def load_network(
     path: str | Path,
     build: Callable[[], nn.Module] | None = None,
-    example: Tensor | None = None,
+    example: Example | None = None,
     *,
     run_code: bool = False,
 ) -> nn.Module:
     """The network of a file by save_network, in evaluation mode on the CPU, from that file alone.
 
-    `build` makes the unpruned network where the file names no architecture; `example` replaces an input of
-    the saved shape. `run_code`: whether a Python file that it names as its architecture (FILE.py:FUNCTION) may be run;
-    say so of files you trust. Raises ScapError for a missing or damaged file and where network and weights do not fit.
+    `build` makes the unpruned network where the file names no architecture; a pruned network is run once, on `example`
+    or on zeros of the saved shape. `run_code`: whether a Python file that it names as its architecture
+    (FILE.py:FUNCTION) may be run; say so of files you trust. Raises ScapError for a missing or damaged file and where
+    network and weights do not fit; nothing much larger than the file is allocated before that is known.
     """
-    metadata = read_metadata(path)
-    network = _build(path, metadata, build, run_code)
-    if metadata["plan"]:
-        if example is None:
-            example = torch.zeros(metadata["example_shape"]).to(next(network.parameters()))
-        network = prune_network(network, metadata["plan"], example)
-    return _with_weights(path, network)
+    metadata, state = _read(path)
+    plan = metadata["plan"] or {}
+    network = _made(path, metadata, state, build, run_code)
+    if plan:
+        note(network, None, plan)
+        _try(path, network, metadata["example_shape"], example, named=build is None)
+    return network.eval()
 
 
 def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None, *, run_code: bool = False) -> nn.Module:
-    """As load_network, for a file without a plan, such as a baseline's.
-
-    Steps that read baselines alone call this, for it knows nothing of surgery: a change there does not concern them.
-    """
-    metadata = read_metadata(path)
+    """As load_network, for a file without a plan, such as a baseline's."""
+    metadata, state = _read(path)
     if metadata["plan"]:
         raise ScapError(f"{path}: is a pruned network where an unpruned one is wanted; load it with load_network")
-    return _with_weights(path, _build(path, metadata, build, run_code))
+    return _made(path, metadata, state, build, run_code).eval()
 
 
-def _with_weights(path: str | Path, network: nn.Module) -> nn.Module:
+def _made(
+    path: str | Path, metadata: dict[str, Any], state: State, build: Callable[[], nn.Module] | None, run_code: bool
+) -> nn.Module:
+    """The network with the state's shapes and values; a named one is first made without memory, to see whether it fits."""
+    plan = metadata["plan"] or {}
+    with _naming(path):
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
+            if build is not None:
+                network = build()
+            else:
+                with torch.device("meta"):
+                    network = _build_named(path, metadata, run_code)
+                fit_shapes(copy.deepcopy(network), state, plan)
+                if not is_complete(network, state):  # it holds tensors that the file does not have
+                    network = _build_named(path, metadata, run_code)
+        fit_shapes(network, state, plan)
+        fill(network, state)
+    return network
+
+
+def _build_named(path: str | Path, metadata: dict[str, Any], run_code: bool) -> nn.Module:
+    from scap.models.build import build_network
+
+    remedy = "pass `build`, a function that makes the unpruned network"
+    if metadata["architecture"] is None:
+        raise ScapError(f"names no architecture; {remedy}")
+    if own_function(metadata["architecture"]) and not run_code:
+        asked = "which is not run unasked; give run_code=True where you trust the file"
+        raise ScapError(f"its network is made by {metadata['architecture']}, {asked}, or {remedy}")
     try:
-        network.load_state_dict(_read_weights(path), strict=True, assign=True)  # assign: in the precision that was saved
-    except RuntimeError as error:
-        raise ScapError(f"{path}: its weights do not fit the network built for it: {error}") from error
-    return network.eval()
+        return build_network(metadata["architecture"], **metadata["arguments"])
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ScapError(f"cannot build its network ({reason}); {remedy}") from error
+
+
+def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example: Example | None, named: bool) -> None:
+    """Run the network once; that of a named architecture without memory, whatever size the file asks for."""
+    if example is None:
+        if not shape or not (named or math.prod(shape[1:]) <= MOST_VALUES):
+            return
+        example = torch.zeros([1, *shape[1:]], device="meta" if named else "cpu")
+        network = copy.deepcopy(network).to("meta") if named else network
+    try:
+        with torch.inference_mode():
+            run(network.eval(), fitted(example, *device_and_precision(network)))
+    except Exception as error:  # the user's forward may raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ScapError(f"{path}: its network does not run on an example {described(example)}: {reason}") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """`architecture`, `arguments`, `plan`, `example_shape` and `extra` of a file by save_network."""
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
-    if FORMAT not in metadata:
-        raise ScapError(f"{path}: is no network saved by SCAP (its format is not {FORMAT!r})")
-    try:
-        fields = json.loads(metadata[FORMAT])
-        return {field: fields[field] for field in FIELDS}
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ScapError(f"{path}: the file is damaged ({error!r}); make it again") from error
+    metadata = _read(path, weights=False)[0]
+    return {field: metadata[field] for field in FIELDS}
 
 
-def _read_weights(path: str | Path) -> dict[str, Tensor]:
-    with _opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], State]:
+    with open_tensors(path) as file:
+        if FORMAT not in file.metadata or not file.verified:
+            raise DamagedFile(path, f"is no network saved by SCAP (its format is not {FORMAT!r}, or it has no checksum)")
+        try:
+            fields = json.loads(file.metadata[FORMAT])
+            _check_types(fields)
+        except (LookupError, TypeError, ValueError, RecursionError) as error:
+            raise DamagedFile(path, f"the file is damaged ({error!r})") from error
+        tensors = {name: file.file.get_tensor(name).clone() for name in file.names} if weights else {}
+    return fields, State(tensors, fields)
+
+
+def _check_types(fields: dict[str, Any]) -> None:
+    kinds = {"architecture": str, "arguments": dict, "plan": dict, "example_shape": list, "extra": dict}
+    for field, kind in kinds.items():
+        optional = type(None) if field in ("architecture", "plan", "example_shape") else kind
+        if not isinstance(fields[field], kind | optional):
+            raise TypeError(f"{field} is no {kind.__name__}")
+    for layer, kept in (fields["plan"] or {}).items():
+        if not isinstance(kept, list) or not all(type(channel) is int and channel >= 0 for channel in kept):
+            raise TypeError(f"the plan of layer {layer!r} is no list of channels")
+    if not all(type(size) is int and size >= 0 for size in fields["example_shape"] or []):
+        raise TypeError("example_shape is no list of sizes")
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
+def _naming(path: str | Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise ScapError(f"{path}: there is no such file; make it first") from error
-    except (SafetensorError, OSError) as error:
-        raise ScapError(f"{path}: the file is damaged, or no safetensors ({error}); make it again") from error
-
-
-def _build(path: str | Path, metadata: dict[str, Any], build: Callable[[], nn.Module] | None, run_code: bool) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
-        return build() if build is not None else _build_stored(path, metadata, run_code)
-
-
-def _build_stored(path: str | Path, metadata: dict[str, Any], run_code: bool) -> nn.Module:
-    from scap.models.build import build_network
-
-    way_out = "pass `build`, a function that makes the unpruned network"
-    if metadata["architecture"] is None:
-        raise ScapError(f"{path}: names no architecture; {way_out}")
-    if own_function(metadata["architecture"]) and not run_code:
-        asked = "which is not run unasked; give run_code=True where you trust the file"
-        raise ScapError(f"{path}: its network is made by {metadata['architecture']}, {asked}, or {way_out}")
-    try:
-        return build_network(metadata["architecture"], **metadata["arguments"])
-    except (ScapError, TypeError) as error:
-        raise ScapError(f"{path}: cannot build its network ({error}); {way_out}") from error
+        yield
+    except ScapError as error:
+        raise ScapError(f"{path}: {error}") from error

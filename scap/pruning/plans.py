@@ -1,7 +1,8 @@
 """From a score table to the channels that are kept (docs/method.md, equation 12). Imports no torch."""
 
+import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT
 
 
+def channel_indices(layer: str, kept: Any) -> list[int]:
+    """The channels kept of a layer as plain integers, from a list, range, NumPy array or tensor; no mask of booleans."""
+    wrong = f"plan: layer {layer!r}: give the indices of the channels kept as integers, such as [0, 2]"
+    try:
+        values = kept.tolist() if hasattr(kept, "tolist") else list(kept)
+        indices = [operator.index(value) for value in values]
+    except TypeError as error:
+        raise ScapError(wrong) from error
+    if any(isinstance(value, bool | np.bool_) for value in values):
+        raise ScapError(f"{wrong}, not a mask of booleans")
+    return indices
+
+
 def plan_at(
     table: "pd.DataFrame",
     threshold: float,
@@ -24,11 +38,29 @@ def plan_at(
     min_channels: int = 1,
     channels: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Channels kept per layer of a score table: I_k ≥ τ, at least `min_channels`, their number rounded up to a multiple
-    (equation 12).
+    """The channels whose scores reach a threshold (equation 12); no layer is ever emptied.
 
-    Rows may come in any order. ScapError where the table is damaged (a layer's channels are not 0 … K-1 once each, a score is
-    no number in [0, 1]) or, with `channels`, where it is not of the network whose layers have so many output channels.
+    Args:
+        table: A score table; its rows may come in any order.
+        threshold: τ in [0, 1]; channels with I_k ≥ τ are kept. A lower one never prunes more.
+        multiple: Widths are rounded up to a multiple of this, with the next best channels.
+        min_channels: A layer keeps this many at least, or all that it has.
+        channels: Numbers of output channels by layer that the table must have, where it shall be checked.
+
+    Returns:
+        Layer -> increasing indices of the channels kept.
+
+    Raises:
+        ScapError: For a threshold outside of [0, 1], and for a table that is damaged (a layer's channels are not 0 … K-1
+            once each, a score is no number in [0, 1]) or does not have these `channels`.
+
+    Example:
+        >>> import pandas, scap
+        >>> table = pandas.DataFrame({"layer": ["conv"] * 4, "channel": range(4), "score": [0.9, 0.1, 0.6, 0.3]})
+        >>> scap.plan_at(table, threshold=0.5)
+        {'conv': [0, 2]}
+        >>> scap.plan_at(table, threshold=0.5, multiple=3)
+        {'conv': [0, 2, 3]}
     """
     check_number(threshold, "threshold", 0, 1)
     widths = {layer: int((values >= threshold).sum()) for layer, values in layer_scores(table, channels).items()}
@@ -43,9 +75,26 @@ def plan_of_widths(
     min_channels: int = 1,
     channels: Mapping[str, int] | None = None,
 ) -> Plan:
-    """The `widths[layer]` best channels of each layer, at least `min_channels`, rounded up to a multiple, at most all of them.
+    """The best channels of each layer, as many as `widths` says: one criterion's ranking at the widths of another.
 
-    Raises ScapError as plan_at does, and for a layer without a width.
+    Args:
+        table: A score table; its rows may come in any order.
+        widths: How many channels each layer keeps.
+        multiple: Widths are rounded up to a multiple of this.
+        min_channels: A layer keeps this many at least, or all that it has.
+        channels: Numbers of output channels by layer that the table must have, where it shall be checked.
+
+    Returns:
+        Layer -> increasing indices of the channels kept. Of equal scores the channel of the smaller index is better.
+
+    Raises:
+        ScapError: As `plan_at`, and for a layer without a width.
+
+    Example:
+        >>> import pandas, scap
+        >>> table = pandas.DataFrame({"layer": ["conv"] * 4, "channel": range(4), "score": [0.9, 0.1, 0.6, 0.3]})
+        >>> scap.plan_of_widths(table, {"conv": 3})
+        {'conv': [0, 2, 3]}
     """
     check_number(multiple, "multiple", 1, whole=True)
     check_number(min_channels, "min_channels", 1, whole=True)

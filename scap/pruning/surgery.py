@@ -1,132 +1,172 @@
-"""Structural surgery: removes output channels of convolutions and everything that reads them."""
+"""Structural surgery: removes output channels of convolutions and everything that reads them, and proves each cut."""
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+import numpy as np
+from torch import nn
 
 from scap.errors import ScapError
-from scap.models.layers import conv_layers
-from scap.pruning.plans import Plan
+from scap.models.inputs import Example
+from scap.models.layers import conv_layers, not_a_layer
+from scap.pruning.check import Outcome, law_8
+from scap.pruning.copies import Rehearsal, check_network, copied, undisturbed
+from scap.pruning.cut import cut
+from scap.pruning.graph import Graph
+from scap.pruning.history import note
+from scap.pruning.plans import Plan, channel_indices
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRIALS = 12  # cuts that are tried at most to tell layers that fail from those that do not
 
 
-def prunable_layers(network: nn.Module, example: Tensor) -> list[str]:
+def prunable_layers(network: nn.Module, example: Example) -> list[str]:
     """Convolutions whose output channels can be removed alone, by module path, in the order of the network.
 
     Left out are those coupled with another convolution's outputs (residual streams, depthwise), grouped ones,
-    those whose channels are normalised together (group and layer norm) or are the network's own outputs (a
-    classifier), and unused ones. `example` (N, channels, H, W) is an input; `network` is not altered.
+    those whose channels are normalised or rearranged together or are the network's own outputs (a classifier), and
+    unused ones; `explain` says which is which. Half of the channels of all layers listed have been removed from a copy
+    and the result compared with the original (law 8). `example` is an input: a tensor (N, channels, H, W), or a tuple or
+    dict of all arguments; `network` is not altered.
     """
-    traced = copy.deepcopy(network)
-    with _dependency_graph(traced, example) as graph:
-        return [name for name, conv in conv_layers(traced).items() if _obstacle(graph, conv) is None]
+    with undisturbed(network):
+        return [layer for layer, reason in Surgery(network, example).reasons.items() if reason is None]
 
 
-def prune_network(network: nn.Module, plan: Plan, example: Tensor) -> nn.Module:
+def some_prunable_layers(network: nn.Module, example: Example) -> list[str]:
+    """What prunable_layers lists; ScapError where that is nothing, with the reasons."""
+    with undisturbed(network):
+        reasons = Surgery(network, example).reasons
+    layers = [layer for layer, reason in reasons.items() if reason is None]
+    if not layers:
+        first = "; ".join(f"{layer!r}: {reason}" for layer, reason in list(reasons.items())[:3])
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        words = f"{first}{more}. scap.explain lists them" if reasons else "it has no convolution"
+        raise ScapError(f"the network has no layer that can be pruned alone: {words}")
+    return layers
+
+
+def explain(network: nn.Module, example: Example) -> "pd.DataFrame":
+    """One row for each convolution: `layer` (module path), `prunable`, and `reason` why not (empty for those that are).
+
+    The reason names the module that the layer is coupled with or that stands in the way. `example` as in prunable_layers.
+    """
+    import pandas as pd
+
+    with undisturbed(network):
+        reasons = Surgery(network, example).reasons
+    rows = [(layer, reason is None, reason or "") for layer, reason in reasons.items()]
+    return pd.DataFrame(rows, columns=["layer", "prunable", "reason"])
+
+
+def prune_network(network: nn.Module, plan: Plan, example: Example) -> nn.Module:
     """A copy of `network` in which each layer of `plan` holds only the channels that the plan keeps.
 
     What follows (batch norm, the next layers' inputs) shrinks alike; layers outside the plan keep all their
-    channels, and a plan that keeps all leaves the outputs bit-equal (law 7). `example` (N, channels, H, W) is
-    an input. Raises ScapError for an unknown, coupled or emptied layer and for channels that do not exist.
+    channels, and a plan that keeps all leaves the outputs bit-equal (law 7). Every cut is compared with the original
+    whose removed channels are zeroed where they are read (law 8). `example` as in prunable_layers. Raises ScapError for
+    an unknown, coupled or emptied layer, for channels that do not exist, and where the comparison fails.
     """
-    pruned = copy.deepcopy(network)
-    convs = conv_layers(pruned)
-    _check_plan(plan, convs)
-    with _dependency_graph(pruned, example) as graph:
-        before = _output_shape(pruned, example)
-        for layer, kept in plan.items():
-            if obstacle := _obstacle(graph, convs[layer]):
-                raise ScapError(
-                    f"plan: layer {layer!r} cannot be pruned alone: {obstacle}. Leave it out of the plan "
-                    "(scap.pruning.surgery.prunable_layers lists those that can)"
-                )
-            if removed := sorted(set(range(convs[layer].out_channels)) - set(kept)):
-                _group(graph, convs[layer], removed).prune()
-        _check_output(pruned, example, before)
+    check_network(network)
+    plan = checked_plan(plan, network)
+    with undisturbed(network):
+        pruned = Surgery(network, example).prune(plan) if plan else copied(network)
+    note(pruned, network, plan)
     return pruned
 
 
-def _check_output(pruned: nn.Module, example: Tensor, shape: torch.Size | None) -> None:
-    try:
-        fits = _output_shape(pruned, example) == shape
-    except ScapError as error:
-        raise ScapError(f"plan: pruned, {error}. Its `forward` may not name numbers of channels") from error
-    if not fits:
-        raise ScapError("plan: pruning changes the shape of the network's output; leave its last layers out")
+def checked_plan(plan: Plan, network: nn.Module) -> Plan:
+    """The plan with plain integers; ScapError where it does not fit the convolutions of `network`."""
+    if not hasattr(plan, "items"):
+        raise ScapError(f"plan: is a {type(plan).__name__}; it must map layers to the channels that they keep")
+    return {layer: _checked_channels(layer, kept, network) for layer, kept in plan.items()}
 
 
-def _check_plan(plan: Plan, convs: dict[str, nn.Conv2d]) -> None:
-    for layer, kept in plan.items():
-        if layer not in convs:
-            known = ", ".join(convs)
-            raise ScapError(f"plan: layer {layer!r} is no ungrouped convolution; choose from {known}")
-        channels = convs[layer].out_channels
-        if not len(kept):
-            raise ScapError(f"plan: layer {layer!r} keeps no channel; keep one at least, or leave it out")
-        if min(kept) < 0 or max(kept) >= channels:
-            asked = f"{min(kept)}..{max(kept)}"
-            raise ScapError(f"plan: layer {layer!r} has channels 0..{channels - 1}, but keeps {asked}")
-        if any(left >= right for left, right in pairwise(kept)):
-            raise ScapError(f"plan: the channels kept of layer {layer!r} must be strictly increasing")
+def _checked_channels(layer: str, kept: Iterable[int], network: nn.Module) -> list[int]:
+    convs = conv_layers(network)
+    if layer not in convs:
+        raise ScapError(f"plan: {not_a_layer(network, layer)}")
+    kept, channels = channel_indices(layer, kept), convs[layer].out_channels
+    if not kept:
+        raise ScapError(f"plan: layer {layer!r} keeps no channel; keep one at least, or leave it out")
+    if min(kept) < 0 or max(kept) >= channels:
+        asked = f"{min(kept)}..{max(kept)}"
+        raise ScapError(f"plan: layer {layer!r} has channels 0..{channels - 1}, but keeps {asked}")
+    if any(left >= right for left, right in pairwise(kept)):
+        raise ScapError(f"plan: the channels kept of layer {layer!r} must be strictly increasing")
+    return kept
 
 
-@contextmanager
-def _dependency_graph(network: nn.Module, example: Tensor) -> Iterator[Any]:
-    """Torch-Pruning's graph; it needs gradients and evaluation mode, and both are put back afterwards."""
-    training = {module: module.training for module in network.modules()}
-    frozen = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
-    network.eval().requires_grad_(True)
-    _output_shape(network, example)  # an error of the user's forward is clearer here than inside the tracer
-    with torch.enable_grad():
-        graph = _torch_pruning().DependencyGraph()
-        yield graph.build_dependency(network, (example,), verbose=False)
-    for name in frozen:
-        network.get_parameter(name).requires_grad_(False)
-    for module, mode in training.items():
-        module.training = mode
+class Surgery:
+    """The graph of one network and the cuts tried on its copy; to be used inside `undisturbed`."""
 
+    def __init__(self, network: nn.Module, example: Example) -> None:
+        self.network = network
+        self.rehearsal = Rehearsal(network, example)
+        self.graph = Graph(self.rehearsal.network, self.rehearsal.example)
 
-def _obstacle(graph: Any, conv: nn.Conv2d) -> str | None:
-    """Why the output channels of `conv` cannot be removed alone, or None."""
-    if conv not in graph.module2node:
-        return "it is not used when the network runs"
-    for dependency, _ in _group(graph, conv, list(range(conv.out_channels))):
-        node, module = dependency.target, dependency.target.module
-        as_output = graph.is_out_channel_pruning_fn(dependency.handler)
-        if as_output and not node.outputs:
-            return "its channels are outputs of the network"
-        if isinstance(module, nn.GroupNorm | nn.LayerNorm):
-            return f"its channels are normalised together by {_name(graph, module)!r}"
-        if isinstance(module, _ConvNd) and module is not conv and (as_output or module.groups > 1):
-            return f"it shares its channels with {_name(graph, module)!r}"
-    return None
+    @cached_property
+    def reasons(self) -> dict[str, str | None]:
+        """Why each convolution cannot be pruned, or None: by the graph, then by a trial of all that remain."""
+        found = {layer: self.graph.obstacle(layer) for layer in self.graph.convolutions}
+        generator = np.random.default_rng(0)
+        halves: Plan = {}
+        for layer in (layer for layer, reason in found.items() if reason is None):
+            channels = self.graph.rows(layer).size
+            halves[layer] = sorted(generator.choice(channels, -(-channels // 2), replace=False).tolist())
+        return found | self.failures(halves)
 
+    def prune(self, plan: Plan) -> nn.Module:
+        """The network of its own that `plan` makes, or ScapError."""
+        reasons = {layer: self.graph.obstacle(layer) for layer in plan}
+        if not any(reasons.values()):
+            reasons |= self.failures(plan)
+        for layer, reason in reasons.items():
+            if reason:
+                raise ScapError(
+                    f"plan: layer {layer!r} cannot be pruned alone: {reason}. Leave it out of the plan "
+                    "(scap.prunable_layers lists those that can be pruned, scap.explain says why others cannot)"
+                )
+        return cut(copied(self.network), self.graph.slices(plan))
 
-def _group(graph: Any, conv: nn.Conv2d, channels: list[int]) -> Any:
-    """Everything that goes when the output `channels` of `conv` go."""
-    return graph.get_pruning_group(conv, _torch_pruning().prune_conv_out_channels, channels)
+    def failures(self, plan: Plan) -> dict[str, str]:
+        """Layers of `plan` whose cut fails law 8, and how: all are tried at once, and parts only where that fails."""
+        waiting = [list(plan)] if plan else []
+        found: dict[str, str] = {}
+        for _ in range(TRIALS):
+            if not waiting:
+                return found
+            layers = waiting.pop()
+            outcome = self.check({layer: plan[layer] for layer in layers})
+            if outcome.reason is not None and len(layers) == 1:
+                found[layers[0]] = outcome.reason
+            elif outcome.reason is not None:
+                waiting += self._parts(layers, outcome)
+        return found | {layer: "it could not be told apart from layers whose cut fails" for part in waiting for layer in part}
 
+    def check(self, plan: Plan) -> Outcome:
+        """Law 8 for one plan, in evaluation and, where it runs other layers, in training mode."""
+        try:
+            slices = self.graph.slices(plan)
+        except ScapError as error:
+            return Outcome(reason=f"cut, {error}")
+        if not slices:
+            return Outcome()
+        outcome = law_8(self.rehearsal.network, slices, plan, self.rehearsal.example)
+        if outcome.reason is None and self.graph.trains_more:
+            trained = law_8(self.rehearsal.network, slices, plan, self.rehearsal.example, training=True)
+            trained.difference = max(outcome.difference, trained.difference)
+            return trained
+        return outcome
 
-def _torch_pruning() -> Any:
-    import torch_pruning  # type: ignore[import-untyped]
-
-    return torch_pruning
-
-
-def _name(graph: Any, module: nn.Module) -> str:
-    return next(name for name, candidate in graph.model.named_modules() if candidate is module)
-
-
-@torch.no_grad()
-def _output_shape(network: nn.Module, example: Tensor) -> torch.Size | None:
-    try:
-        output = network(example)
-    except RuntimeError as error:
-        shape = tuple(example.shape)
-        raise ScapError(f"the network does not run on an example of shape {shape}: {error}") from error
-    return output.shape if isinstance(output, Tensor) else None
+    def _parts(self, layers: list[str], outcome: Outcome) -> list[list[str]]:
+        """Two parts of layers that fail together: those that reach the module where it shows, and the others."""
+        near = self.graph.reaching(outcome.module)
+        suspects = [layer for layer in layers if layer in near]
+        if suspects and len(suspects) < len(layers):
+            return [[layer for layer in layers if layer not in near], suspects]
+        return [layers[: len(layers) // 2], layers[len(layers) // 2 :]]

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from scap.data.datasets import Images, normalise
+from scap.data.folder import FolderImages
 from scap.errors import ScapError
 from scap.training.settings import TrainingSettings
 
@@ -55,9 +56,11 @@ def resize(images: Tensor, side: int | None) -> Tensor:
     return functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
 
 
-def check_sizes(images: Tensor, settings: TrainingSettings) -> None:
-    """Raise ScapError for a setting that does not fit `images` (N, C, H, W): it names the key, its value and theirs."""
-    least = min(images.shape[-2:])
+def check_sizes(data: Images | FolderImages, settings: TrainingSettings) -> None:
+    """Raise ScapError for a setting that does not fit the images: it names the key, its value and theirs."""
+    least = min(data.shape[1:])
+    if settings.crop and isinstance(data, FolderImages):
+        raise ScapError(f"crop: {settings.crop} is for data sets in memory; images of a folder are cropped at random anyhow")
     for key, value in (("crop", settings.crop), ("cutout", settings.cutout)):
         if value >= least:
             raise ScapError(f"{key}: {value} pixels leave nothing of images of {least}; give less")
@@ -67,7 +70,7 @@ def check_sizes(images: Tensor, settings: TrainingSettings) -> None:
 
 
 def augmented_batches(
-    data: Images,
+    data: Images | FolderImages,
     mean: Tensor,
     std: Tensor,
     settings: TrainingSettings,
@@ -78,24 +81,32 @@ def augmented_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Epoch number `epoch` (from 0) in random order: normalised float32 (B, C, H, W), labels (B,), on the data's device.
 
-    As `settings` say, each image is shifted by up to `crop` pixels, mirrored, loses a square of `cutout` pixels and is made
-    smaller. The global CPU random state decides, but for alternating flips, which `seed` and `epoch` do. An
-    incomplete last batch is left out, since its statistics would disturb the batch normalisation.
+    As `settings` say, each image is shifted by up to `crop` pixels (of a folder: a random part of it becomes the image),
+    mirrored, loses a square of `cutout` pixels and is made smaller. The global CPU random state decides, but for
+    alternating flips, which `seed` and `epoch` do. An incomplete last batch is left out, since its statistics would
+    disturb the batch normalisation.
     """
-    (height, width), device = data.images.shape[-2:], data.images.device
-    padded = pad(data.images, settings.crop, settings.padding)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # every crop, as a view: (N, C, dy, dx, H, W)
-    order = torch.randperm(len(data)).to(device)
-    offsets = torch.randint(2 * settings.crop + 1, (len(data), 2)).to(device)
+    device = data.device
+    crops = data.random_batches(settings.batch_size) if isinstance(data, FolderImages) else _shifted(data, settings)
     mirrored = torch.rand(len(data)) < 0.5 * settings.flip
     if settings.alternating_flip:
         mirrored = alternating_flips(len(data), seed, epoch)
     mirrored = mirrored.to(device)
-    centres = torch.stack([torch.randint(size, (len(data),)) for size in (height, width)], 1).to(device)
-    for start in range(0, max(1, len(data) - settings.batch_size + 1), settings.batch_size):
-        chosen = order[start : start + settings.batch_size]
-        batch = windows[chosen, :, offsets[chosen, 0], offsets[chosen, 1]]
+    centres = torch.stack([torch.randint(size, (len(data),)) for size in data.shape[1:]], 1).to(device)
+    for batch, chosen in crops:
         batch = torch.where(mirrored[chosen, None, None, None], batch.flip(3), batch)
         inputs = normalise(batch, mean, std, device)
         inputs = cut_out(inputs, centres[chosen], settings.cutout) if settings.cutout else inputs
         yield resize(inputs, settings.side_in(epoch)).contiguous(memory_format=memory_format), data.labels[chosen]
+
+
+def _shifted(data: Images, settings: TrainingSettings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches in random order, shifted by up to `crop` pixels, and their indices. All is drawn at once, before the first."""
+    height, width = data.shape[1:]
+    padded = pad(data.images, settings.crop, settings.padding)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # every crop, as a view: (N, C, dy, dx, H, W)
+    order = torch.randperm(len(data)).to(data.device)
+    offsets = torch.randint(2 * settings.crop + 1, (len(data), 2)).to(data.device)
+    starts = range(0, max(1, len(data) - settings.batch_size + 1), settings.batch_size)
+    indices = (order[start : start + settings.batch_size] for start in starts)
+    return ((windows[chosen, :, offsets[chosen, 0], offsets[chosen, 1]], chosen) for chosen in indices)

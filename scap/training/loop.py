@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scap.data.datasets import Dataset, Images, normalise
+from scap.data.folder import FolderImages
 from scap.errors import ScapError
 from scap.models.layers import initialise_convolutions
 from scap.models.memory import memory_format
@@ -24,11 +25,12 @@ from scap.training.progress import History, fingerprint, load_progress, save_pro
 from scap.training.settings import TrainingSettings, learning_rate_at
 
 Device = torch.device | str
+BATCH_PIXELS = 500 * 32 * 32  # of an evaluation
 logger = logging.getLogger(__name__)
 
 
 def reset_network(network: nn.Module, seed: int) -> None:
-    """Initialise all parameters and buffers anew from `seed`, in place, and alike on every device."""
+    """Initialise all parameters and buffers from scratch by `seed`, in place, and alike on every device."""
     device = next(network.parameters()).device
     network.cpu()
     with torch.random.fork_rng(devices=[]):
@@ -43,23 +45,31 @@ def reset_network(network: nn.Module, seed: int) -> None:
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
-    images: Images,
+    images: Images | FolderImages,
     mean: Tensor,
     std: Tensor,
     device: Device = "cpu",
-    batch_size: int = 500,
+    batch_size: int | None = None,
 ) -> float:
-    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none."""
+    """Top-1 accuracy in percent of `network`, in evaluation mode, on `images`; NaN where there are none.
+
+    By default a batch has as many pixels as 500 images of 32x32.
+    Raises ScapError where an output is NaN or infinite: the largest of them would be a class.
+    """
     if not len(images):
         return math.nan
     was_training = network.training
     network.to(device).eval()
     order = memory_format(network, device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
-        inputs = normalise(batch, mean, std, device).contiguous(memory_format=order)
-        correct += (network(inputs).argmax(1) == labels.to(device)).sum()
+    correct, wrong = torch.zeros(2, dtype=torch.int64, device=device)
+    for batch, labels in images.batches(batch_size or max(1, BATCH_PIXELS // math.prod(images.shape[1:]))):
+        logits = network(normalise(batch, mean, std, device).contiguous(memory_format=order))
+        correct += (logits.argmax(1) == labels.to(device)).sum()
+        wrong += (~logits.isfinite()).any(1).sum()
     network.train(was_training)
+    if wrong:
+        problem = f"the network's outputs for {int(wrong)} of {len(images)} images are NaN or infinite"
+        raise ScapError(f"{problem}: it has diverged, or its file is damaged; train it again, at a smaller learning_rate")
     return 100 * int(correct) / len(images)
 
 
@@ -140,12 +150,12 @@ def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSett
 
 
 @torch.no_grad()
-def _check_small_images(network: nn.Module, images: Tensor, settings: TrainingSettings, device: Device) -> None:
+def _check_small_images(network: nn.Module, channels: int, settings: TrainingSettings, device: Device) -> None:
     """Raise ScapError for a size in `small_images` that `network` cannot take; the network stays as it is."""
     probe = copy.deepcopy(network).eval() if settings.small_images else network
     for side in sorted(set(settings.small_images)):
         try:
-            probe(torch.zeros(1, images.shape[1], side, side, device=device))
+            probe(torch.zeros(1, channels, side, side, device=device))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ScapError(
@@ -155,7 +165,7 @@ def _check_small_images(network: nn.Module, images: Tensor, settings: TrainingSe
 
 def _identity(run: _Run, dataset: Dataset, device: Device, version: str) -> str:
     """Fingerprint of all that determines the result, the code included as far as `version` tells it."""
-    tensors = run.state() | {"images": dataset.train.images, "labels": dataset.train.labels}
+    tensors = run.state() | dataset.train.identity()
     tensors |= {"mean": dataset.mean, "std": dataset.std}
     if run.teacher is not None:
         tensors |= run.teacher.state_dict(prefix="teacher.")
@@ -173,9 +183,9 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
             mean.copy_(values[name])
 
 
-def _train_epoch(run: _Run, data: Images, mean: Tensor, std: Tensor, epoch: int) -> dict[str, float]:
+def _train_epoch(run: _Run, data: Images | FolderImages, mean: Tensor, std: Tensor, epoch: int) -> dict[str, float]:
     """One pass over `data`: the last step's learning rate, the mean loss, the top-1 in percent on the fly."""
-    settings, network, device = run.settings, run.network.train(), data.images.device
+    settings, network, device = run.settings, run.network.train(), data.device
     steps = max(1, len(data) // settings.batch_size)
     loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
     batches = augmented_batches(data, mean, std, settings, seed=run.seed, epoch=epoch, memory_format=run.order)
@@ -230,18 +240,18 @@ def train(
     With `ema` the averaged weights are measured and kept. Raises ScapError where the loss is not finite or a size in
     `settings` does not fit the images or the network.
     """
-    check_sizes(dataset.train.images, settings)
+    check_sizes(dataset.train, settings)
     run = _start(network, teacher, settings, seed, device)
-    _check_small_images(network, dataset.train.images, settings, device)
+    _check_small_images(network, dataset.train.shape[0], settings, device)
     history: History = []
     if resume is not None:
         identity = _identity(run, dataset, device, version)
         history = load_progress(resume, run.state(), identity)
-    data = Images(dataset.train.images.to(device), dataset.train.labels.to(device))
+    data = dataset.train.to(device)
     kept = network if run.average is None else run.average
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
-        with _deterministic(seed, epoch, data.images.device):
+        with _deterministic(seed, epoch, data.device):
             row = {"epoch": epoch + 1, **_train_epoch(run, data, dataset.mean, dataset.std, epoch)}
         if not math.isfinite(row["loss"]):
             problem = f"the loss is {row['loss']} in epoch {epoch + 1}"

@@ -211,7 +211,7 @@ class TestFinished:
         (first,) = jobs_of(copy)
         assert first["JobState"] == "RUNNING"
         copy.snakemake("--unlock")
-        assert f"Waiting for jobs of an earlier run that go on here: {first['JobId']}" in submit(copy, self.POINT).end()
+        assert f"Waiting for jobs of an earlier run that still run: {first['JobId']}" in submit(copy, self.POINT).end()
         jobs = jobs_of(copy)
         assert states(jobs) == ["COMPLETED", "COMPLETED"]
         assert jobs[0]["EndTime"] <= jobs[1]["SubmitTime"]

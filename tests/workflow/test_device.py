@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workflow.cluster import remove_leftovers
 from workflow.scripts.device import pick_device, trained_on
 
 
@@ -34,10 +33,3 @@ def test_a_trained_network_tells_its_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a graphics processor")
     assert trained_on("cuda") == {"device": "a graphics processor", "torch": torch.__version__}
     assert "a graphics processor" not in trained_on("cpu")["device"]
-
-
-def test_leftovers_of_killed_jobs_are_removed(tmp_path):
-    for name in ("model", "model.resume", "other.resume", ".activations.12.part"):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "other.resume"}

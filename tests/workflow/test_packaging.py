@@ -1,20 +1,22 @@
-"""What is written down twice agrees: dependencies, and what the documentation says of the code."""
+"""What is written down twice agrees: dependencies and versions."""
 
 import ast
-import importlib
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-import scap
+from workflow.environment import environment, installed, needed, pins
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-METHOD = (ROOT / "docs" / "method.md").read_text()
 MODULES = {"sklearn": "scikit-learn", "torch_pruning": "torch-pruning", "yaml": "pyyaml"}  # where import and package differ
 
 
@@ -28,50 +30,64 @@ def imported(folder: str) -> set[str]:
     return {MODULES.get(name, name) for name in {name.split(".")[0] for name in names} - own - sys.stdlib_module_names}
 
 
-def test_environment_and_project_pin_the_same():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert sorted(pip) == sorted(PROJECT["dependencies"])
-    assert all(re.fullmatch(r"[a-z-]+==[\d.]+", pin) for pin in pip)
-    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
-    assert PROJECT["requires-python"] == ">=" + python.removeprefix("python=")
+def test_the_environment_is_that_of_the_lock():
+    """environment.yml is made of constraints.txt; `python -m workflow.environment` makes both again."""
+    versions = pins((ROOT / "constraints.txt").read_text())
+    assert (ROOT / "environment.yml").read_text() == environment(PROJECT, versions)
+    assert all(re.fullmatch(r"[\w.]+", version) for version in versions.values())
 
 
-@pytest.mark.parametrize("folder", ["scap", "workflow"])
-def test_what_is_imported_is_a_dependency(folder):
-    assert imported(folder) <= {pin.split("==")[0] for pin in PROJECT["dependencies"]}
+def test_the_lock_holds_what_is_installed_for_the_tests():
+    versions, here = pins((ROOT / "constraints.txt").read_text()), installed()
+    needs = needed(PROJECT, "test")
+    assert {name: versions.get(name) for name in needs} == {name: here.get(name) for name in needs}
+
+
+def test_the_lock_meets_the_bounds():
+    versions = pins((ROOT / "constraints.txt").read_text())
+    lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    for requirement in map(Requirement, lines):
+        if requirement.name != "scap":
+            assert requirement.specifier.contains(versions[requirement.name]), str(requirement)
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("scap", ("figures", "data")), ("workflow", ("figures", "data", "workflow"))])
+def test_what_is_imported_is_a_dependency(folder, extras):
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    assert imported(folder) <= {Requirement(line).name for line in lines} | {"packaging"}
+
+
+def test_the_package_holds_every_module_and_says_that_it_is_typed(tmp_path):
+    for name in ("scap", "pyproject.toml", "README.md", "LICENSE"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", ".", "."]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "scap").rglob("*.py")}
+    assert shipped == modules | {"scap/py.typed"}
+
+
+TYPED = {  # a line that uses the library, and what mypy says of it
+    "smaller: nn.Module = scap.prune_network(network, {'0': [0]}, torch.zeros(1))": "",
+    "scap.prune_networkk": 'Module has no attribute "prune_networkk"',
+    "scap.prune_network(network, 3, torch.zeros(1))": 'incompatible type "int"',
+    "count: str = scap.prunable_layers(network, torch.zeros(1))": 'expression has type "list[str]"',
+}
+
+
+def test_mypy_sees_the_types_of_the_library(tmp_path):
+    lines = ["import scap", "import torch", "from torch import nn", "network = nn.Conv2d(1, 1, 1)", *TYPED]
+    (tmp_path / "own.py").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(tmp_path / "own.py")]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    said = dict(re.findall(r"own\.py:(\d+): error: (.*)", found))
+    assert len(said) == sum(map(bool, TYPED.values())), found
+    for number, (line, error) in enumerate(TYPED.items(), 5):
+        assert error in said.get(str(number), ""), line
 
 
 def test_citation_and_project_give_the_same_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
-
-
-def test_the_tree_in_the_readme_names_every_module():
-    tree = (ROOT / "README.md").read_text().split("## What is where")[1].split("\n## ")[0]
-    named = set(re.findall(r"\b([a-z_]+\.py)\b", tree))
-    assert named == {path.name for folder in ("scap", "workflow") for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
-
-
-def test_the_example_in_the_readme_is_that_of_the_package():
-    example = (scap.__doc__ or "").split("\n\n")[1].replace("\n    ", "\n").strip()
-    assert example in (ROOT / "README.md").read_text()
-
-
-def test_the_method_names_functions_and_tests_that_exist():
-    for name in set(re.findall(r"`(scap\.[\w.]+)`", METHOD)):
-        module, *attributes = name.removeprefix("scap.").split(".")
-        found = importlib.import_module(f"scap.{module}")
-        for attribute in attributes:
-            found = getattr(found, attribute)
-    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    missing = [name for name in re.findall(r"`(test_\w+)`", METHOD) if f"def {name}(" not in tests]
-    assert not missing
-
-
-def test_the_code_refers_to_equations_that_exist():
-    equations = {int(number) for number in re.findall(r"^    \((\d+)\)", METHOD, re.MULTILINE)}
-    assert equations == set(range(1, 14))
-    for path in (ROOT / "scap").glob("*.py"):
-        for phrase in re.findall(r"equations? (\d+(?:(?:,| and| to) \d+)*)", path.read_text()):
-            assert {int(number) for number in re.findall(r"\d+", phrase)} <= equations, path.name

@@ -6,16 +6,16 @@ import torch
 from dataset import calibration_images, open_dataset
 from device import pick_device
 from job import Report, job
+from networks import open_unpruned
 
 from scap.criterion.activations import record_activations
-from scap.pruning.files import load_unpruned
 
 
 def record(baseline: str, data: str, cfg: dict, seed: int, output: str, device: str, report: Report) -> None:
     calibration = cfg["calibration"]
     images, _ = calibration_images(open_dataset(data, cfg["architecture"]), calibration["images"], seed, device)
     record_activations(
-        load_unpruned(baseline).to(device),
+        open_unpruned(baseline, cfg["architecture"])[0].to(device),
         images,
         cfg["layers"],
         Path(output),

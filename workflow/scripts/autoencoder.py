@@ -4,6 +4,7 @@ from device import pick_device
 from job import Report, job
 from table import write_table
 
+from scap.checks import check_finite
 from scap.criterion.autoencoder import AutoencoderSettings, fidelities, save_autoencoder
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.spectra import open_spectra
@@ -13,9 +14,11 @@ def fit(path: str, layer: str, cfg: dict, weights: str, fidelity: str, device: s
     settings = AutoencoderSettings(**cfg)
     spectra = open_spectra(path, layer, settings.domain)
     network = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
-    save_autoencoder(weights, network)
-    values = fidelities(network, spectra, settings).tolist()
-    write_table(fidelity, ({"channel": channel, "fidelity": value} for channel, value in enumerate(values)))
+    values = fidelities(network, spectra, settings).numpy()
+    check_finite(values, f"layer {layer}: fidelity")
+    save_autoencoder(weights, network, layer, settings.representation)
+    rows = ({"layer": layer, "channel": channel, "fidelity": value} for channel, value in enumerate(values))
+    write_table(fidelity, rows)
 
 
 if __name__ == "__main__":

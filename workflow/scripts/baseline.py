@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from building import build
 from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
-from networks import build
 from table import write_table
 
 from scap.pruning.files import save_network
@@ -17,7 +17,7 @@ def train_baseline(
     data: str, cfg: dict, seed: int, version: str, model: str, history: str, device: str, report: Report
 ) -> None:
     dataset = open_dataset(data, cfg["architecture"])
-    channels, *size = dataset.test.images.shape[1:]
+    channels, *size = dataset.test.shape
     network, arguments = build(cfg["architecture"], dataset)
     reset_network(network, seed)
     resume = Path(f"{model}.resume")  # removed when the whole run has ended well

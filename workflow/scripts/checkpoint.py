@@ -1,8 +1,8 @@
 """Load a checkpoint that someone else trained as the network to be pruned."""
 
+from building import build
 from dataset import open_dataset
 from job import job
-from networks import build
 
 from scap.models.build import check_logits
 from scap.models.checkpoints import load_checkpoint
@@ -11,7 +11,7 @@ from scap.pruning.files import save_network
 
 def import_checkpoint(checkpoint: str, data: str, cfg: dict, model: str) -> None:
     dataset = open_dataset(data, cfg["architecture"])
-    shape = tuple(dataset.test.images.shape[1:])
+    shape = dataset.test.shape
     network, arguments = build(cfg["architecture"], dataset)
     weights = cfg["architecture"]["weights"]
     load_checkpoint(network, checkpoint, weights["prefix"], weights.get("key"), weights.get("sha256"))

@@ -10,8 +10,9 @@ from scap.errors import ScapError
 
 
 def open_dataset(path: str, architecture: dict) -> Dataset:
-    """The data set with the network's holdout and limit on training images."""
-    return load_dataset(Path(path), architecture["holdout"], architecture.get("train_images"))
+    """The data set with the network's holdout, limit on training images and normalisation."""
+    limit, normalisation = architecture.get("train_images"), architecture.get("normalisation")
+    return load_dataset(Path(path), architecture["holdout"], limit, normalisation)
 
 
 def calibration_images(dataset: Dataset, count: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
@@ -20,5 +21,5 @@ def calibration_images(dataset: Dataset, count: int, seed: int, device: str) -> 
     if count > available:
         raise ScapError(f"calibration: {count} images are wanted, but there are {available} training images; lower `images`")
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
-    images = normalise(dataset.train.images[chosen], dataset.mean, dataset.std, device)
+    images = normalise(dataset.train.take(chosen), dataset.mean, dataset.std, device)
     return images, dataset.train.labels[chosen].to(device)

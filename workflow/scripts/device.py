@@ -7,7 +7,7 @@ import torch
 
 
 def pick_device(snakemake: Any) -> str:
-    """ "cuda" where the job asks for a graphics processor and there is one, else the CPU with the job's threads."""
+    """ "cuda" where the job asks for a GPU and there is one, else the CPU with the job's threads."""
     torch.set_num_threads(snakemake.threads)
     if not snakemake.resources.get("gpu", 0) or not torch.cuda.is_available():
         return "cpu"
@@ -17,7 +17,7 @@ def pick_device(snakemake: Any) -> str:
 
 
 def trained_on(device: str) -> dict[str, str]:
-    """For tables: PyTorch, and the graphics processor, or the processor with its widest vector instructions."""
+    """For tables: PyTorch, and the GPU, or the processor with its widest vector instructions."""
     if device == "cuda":
         name = torch.cuda.get_device_name()
     else:

@@ -5,9 +5,10 @@ from pathlib import Path
 from dataset import open_dataset
 from device import pick_device, trained_on
 from job import Report, job
+from networks import open_pruned, open_unpruned
 from table import write_table
 
-from scap.pruning.files import load_network, load_unpruned, read_metadata, save_network
+from scap.pruning.files import save_network
 from scap.training.loop import reset_network, train
 from scap.training.settings import TrainingSettings
 
@@ -25,7 +26,7 @@ def finetune(
     report: Report,
 ) -> None:
     dataset, settings = open_dataset(data, cfg["architecture"]), dict(cfg["training"])
-    network, metadata = load_network(pruned), read_metadata(pruned)
+    network, metadata = open_pruned(pruned, cfg["architecture"])
     if settings.pop("start") == "scratch":
         reset_network(network, seed)
     resume = Path(f"{model}.resume")  # removed when the whole run has ended well
@@ -37,7 +38,7 @@ def finetune(
         device=device,
         resume=resume,
         version=version,
-        teacher=load_unpruned(teacher[0]) if teacher else None,
+        teacher=open_unpruned(teacher[0], cfg["architecture"])[0] if teacher else None,
         report=report,
     )
     write_table(history, rows)

@@ -1,6 +1,6 @@
 """One channel through the method, as a table of pixels: the most faithful channel of a layer, on the first image."""
 
-import pandas as pd
+from channels import read_fidelity
 from job import job
 from table import write_table
 from torch import Tensor
@@ -20,9 +20,10 @@ def pixels(panel: str, image: Tensor) -> list[dict]:
 
 def method_table(activations: str, autoencoder: str, fidelity: str, cfg: dict, output: str) -> None:
     inputs, outputs = (tensor[:1].float() for tensor in open_activations(activations, cfg["layer"]))
-    channel = int(pd.read_csv(fidelity)["fidelity"].idxmax())
+    channel = int(read_fidelity(fidelity, cfg["layer"]).argmax())
     outputs = outputs[:, channel : channel + 1]
-    network, settings = load_autoencoder(autoencoder), AutoencoderSettings(**cfg["autoencoder"])
+    settings = AutoencoderSettings(**cfg["autoencoder"])
+    network = load_autoencoder(autoencoder, cfg["layer"], settings.representation)
     spectrum, reconstruction = (s[0, 0].square().sum(0) for s in reconstruct(network, inputs, outputs, settings))
     panels = {"input": inputs[0].mean(0), "output": outputs[0, 0]}
     for panel, energy in {"spectrum": spectrum, "reconstruction": reconstruction}.items():

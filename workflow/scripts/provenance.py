@@ -1,14 +1,14 @@
 """What made a result: a small JSON beside it. Information for people and for `workflow.records`, never a reason to rerun."""
 
-import json
 import os
 import platform
 import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
+
+from scap.writing import write_json
 
 SUFFIX = ".provenance.json"
 PACKAGES = ("scap", "torch", "snakemake")
@@ -28,14 +28,7 @@ def write_provenance(snakemake: Any, seconds: float) -> None:
     }
     for output in snakemake.output:
         if output.startswith("results/"):
-            write_json(Path(output + SUFFIX), {"output": output, **made})
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(values, indent=1, default=str) + "\n")
-    os.replace(part, path)
+            write_json(output + SUFFIX, {"output": output, **made}, indent=1)
 
 
 def code_state() -> dict[str, Any]:
@@ -63,7 +56,7 @@ def versions() -> dict[str, str | None]:
 
 
 def device(snakemake: Any) -> str:
-    """The graphics processor where the job used one, else the processor and its threads."""
+    """The GPU where the job used one, else the processor and its threads."""
     torch = sys.modules.get("torch")
     if torch is not None and snakemake.resources.get("gpu", 0) and torch.cuda.is_available():
         return torch.cuda.get_device_name()

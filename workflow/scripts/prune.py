@@ -1,21 +1,22 @@
 """Choose the channels to keep, make the smaller network, and tell its next layers what went."""
 
-import pandas as pd
 import torch
+from channels import read_scores
 from dataset import calibration_images, open_dataset
 from job import Report, job
+from networks import open_unpruned
 from plans import make_plan
 from table import write_table
 
 from scap.pruning.compensation import prune_and_compensate
-from scap.pruning.files import load_unpruned, read_metadata, save_network
+from scap.pruning.files import save_network
 
 
 def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compensation: str, report: Report) -> None:
-    baseline, own = inputs["baseline"], pd.read_csv(inputs["scores"])
-    network, metadata = load_unpruned(baseline), read_metadata(baseline)
+    own = read_scores(inputs["scores"])
+    network, metadata = open_unpruned(inputs["baseline"], cfg["architecture"])
     example = torch.zeros(metadata["example_shape"])
-    widths_of = pd.read_csv(inputs["width_scores"]) if inputs["width_scores"] else None
+    widths_of = next(map(read_scores, inputs["width_scores"]), None)
     plan = make_plan(network, example, own, widths_of, cfg["plan"])
     images, how = example, cfg["compensation"]["how"]
     if how != "none":
@@ -32,7 +33,7 @@ def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compens
     )
     before = own.groupby("layer").size()
     write_table(channels, ({"layer": layer, "before": before[layer], "after": len(kept)} for layer, kept in plan.items()))
-    done.to_csv(compensation, index=False)
+    write_table(compensation, done)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
 """Gather the metrics of a comparison's runs into one table. Imports no torch."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 from job import job
+from metrics import read_metrics
 from table import write_table
+
+from scap.errors import DamagedFile
+from scap.reading import read_history
 
 
 def row(run: dict, metrics_path: str, baseline_path: str, history_path: str | None) -> dict:
-    metrics, baseline = (json.loads(Path(path).read_text()) for path in (metrics_path, baseline_path))
-    before, pruned = baseline["baseline"], metrics["pruned"]
-    after = metrics.get("finetuned", pruned)
-    history = pd.read_csv(history_path) if history_path else pd.DataFrame({"seconds": []})
+    models = ("pruned", "finetuned") if history_path else ("pruned",)
+    baseline = read_metrics(baseline_path, {key: run[key] for key in ("network", "seed")}, ("baseline",))
+    metrics = read_metrics(metrics_path, run, models)
+    before, pruned, after = baseline["baseline"], metrics["pruned"], metrics[models[-1]]
+    for key in ("macs", "params"):
+        if not 0 < after[key] == pruned[key] <= before[key]:
+            problem = f"{key} are {before[key]} of the baseline, {pruned[key]} pruned and {after[key]} in the end"
+            raise DamagedFile(metrics_path, problem)
+    history = read_history(history_path, "seconds") if history_path else pd.DataFrame({"seconds": []})
     kind, _, value = run["size"].partition("-")
     return {
         **run,

@@ -1,11 +1,10 @@
 """Compare criteria on the same baselines, without training: sizes at a threshold, agreement of the rankings."""
 
-import json
-from pathlib import Path
-
 import pandas as pd
 import torch
+from channels import read_scores
 from job import job
+from metrics import read_metrics
 from plans import make_plan
 from table import write_table
 
@@ -25,7 +24,7 @@ def spelt_out(criterion: dict) -> dict:
 
 def rows(baseline: str, runs: list[dict], tables: dict[str, pd.DataFrame], cfg: dict) -> list[dict]:
     """One row a run of one network and seed. Only sizes are counted, so the weights do not matter."""
-    built = json.loads(Path(baseline).read_text())["network"]
+    built = read_metrics(baseline, {key: runs[0][key] for key in ("network", "seed")}, ("baseline",))["network"]
     network, example = build_network(built["architecture"], **built["arguments"]), torch.zeros(built["example_shape"])
     before, found = count_operations(network, example), []
     for run in runs:
@@ -60,7 +59,7 @@ def make_table(baselines: list[str], scores: list[str], cfg: dict) -> list[dict]
         paths.setdefault((entry["network"], entry["seed"]), {})[entry["criterion"]] = path
     found = []
     for (network, seed), baseline in zip(paths, baselines, strict=True):
-        tables = {name: pd.read_csv(path) for name, path in paths[network, seed].items()}
+        tables = {name: read_scores(path) for name, path in paths[network, seed].items()}
         runs = [run for run in cfg["runs"] if (run["network"], run["seed"]) == (network, seed)]
         found += rows(baseline, runs, tables, cfg)
     return found

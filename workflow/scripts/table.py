@@ -1,12 +1,13 @@
-"""CSV tables."""
+"""CSV tables, whole or not at all; scap.reading reads them."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import pandas as pd
 
+from scap.writing import write_whole
 
-def write_table(path: str, rows: Iterable[Mapping[str, object]]) -> None:
+
+def write_table(path: str, rows: pd.DataFrame | Iterable[Mapping[str, object]]) -> None:
     """Write rows with the same keys, numbers in full precision."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(list(rows)).to_csv(path, index=False)
+    table = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    write_whole(path, table.to_csv(index=False))

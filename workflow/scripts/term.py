@@ -6,15 +6,15 @@ import pandas as pd
 from dataset import calibration_images, open_dataset
 from device import pick_device
 from job import job
+from networks import open_unpruned
 from table import write_table
 
 from scap.criterion.fusion import evaluate_term
 from scap.criterion.spectra import open_activations
-from scap.pruning.files import load_unpruned
 
 
 def measure(term: str, inputs: dict[str, str], cfg: dict, seed: int, output: str, device: str) -> None:
-    layers, network = cfg["layers"], load_unpruned(inputs["baseline"]).to(device)
+    layers, network = cfg["layers"], open_unpruned(inputs["baseline"], cfg["architecture"])[0].to(device)
     given: dict[str, Any] = {"network": network, "layers": layers}
     if "data" in inputs:
         dataset = open_dataset(inputs["data"], cfg["architecture"])
@@ -25,7 +25,7 @@ def measure(term: str, inputs: dict[str, str], cfg: dict, seed: int, output: str
 
     values = evaluate_term(term, layers, gather)
     tables = [pd.DataFrame({"layer": layer, "channel": range(len(values[layer])), term: values[layer]}) for layer in layers]
-    write_table(output, pd.concat(tables).to_dict("records"))
+    write_table(output, pd.concat(tables))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The public interface: a network of the user's own, scored, pruned, saved and loaded in a few lines."""
 
+import numpy as np
 import pytest
 import torch
 
 import scap
+from scap.criterion import score
 from scap.criterion.activations import record_activations
 from scap.criterion.autoencoder import AutoencoderSettings, fidelities
 from scap.criterion.fitting import _step, fit_autoencoder, random_autoencoder
 from scap.criterion.spectra import open_activations, spectra_of
-from scap.criterion.strengths import novelty, rms, second_moments
+from scap.criterion.terms import novelty, rms
 from scap.models.build import build_network
 
 
@@ -48,23 +50,58 @@ def test_scores_are_those_of_the_steps_one_by_one(network, images, tmp_path):
     torch.testing.assert_close(torch.tensor(table["fidelity"]), expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("magnitude_of", "measure"), [("rms", rms), ("novelty", novelty)])
-def test_the_magnitude_may_be_that_of_the_activation(network, images, tmp_path, magnitude_of, measure):
+@pytest.mark.parametrize(("term", "measure"), [("rms", rms), ("novelty", novelty)])
+def test_a_term_of_the_activations_is_measured_on_them(network, images, tmp_path, term, measure):
     layers = ["layer1.0.conv1", "layer2.0.conv1"]
-    criterion = scap.CriterionSettings(magnitude_of=magnitude_of, magnitude_normalisation="raw", fusion="magnitude")
-    table = scap.score_network(network, images, layers=layers, autoencoder=SETTINGS, criterion=criterion)
+    criterion = scap.CriterionSettings(terms={term: 1}, normalise={term: "raw"})
+    table = scap.score_network(network, images, layers=layers, criterion=criterion)
+    assert list(table.columns) == ["layer", "channel", term, "score"]
     record_activations(network, images, layers, tmp_path / "a", dtype=torch.float32)
     for layer, rows in table.groupby("layer"):
-        expected = measure(second_moments(open_activations(tmp_path / "a", layer)[1]))
-        torch.testing.assert_close(torch.tensor(rows["score"].to_numpy()), expected, rtol=1e-3, atol=1e-5)  # float16 caches
+        expected = measure(open_activations(tmp_path / "a", layer)[1])
+        np.testing.assert_allclose(rows["score"], expected, rtol=1e-3, atol=1e-5)  # float16 caches
+        assert (rows["score"] == rows[term]).all()
 
 
-def test_controls_need_no_images(network):
-    for method in ("l1", "random"):
-        criterion = scap.CriterionSettings(method=method)
-        table = scap.score_network(network, None, layers=["layer1.0.conv1"], criterion=criterion)
-        assert table["fidelity"].isna().all()
-        assert table["score"].between(0, 1).all()
+@pytest.mark.parametrize("term", ["l1", "random"])
+def test_controls_need_no_images(network, term):
+    criterion = scap.CriterionSettings(terms={term: 1})
+    table = scap.score_network(network, None, layers=["layer1.0.conv1"], criterion=criterion)
+    assert list(table.columns) == ["layer", "channel", term, "score"]
+    assert table["score"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("terms", "wanted"),
+    [
+        ({"l1": 1}, set()),
+        ({"l1": 1, "random": 1}, set()),
+        ({"rms": 1}, {"record_activations"}),
+        ({"novelty": 1, "l1": 1}, {"record_activations"}),
+        ({"fidelity": 1, "l1": 1}, {"record_activations", "write_spectra", "fit_autoencoder"}),
+    ],
+)
+def test_only_what_the_terms_need_is_computed(network, images, monkeypatch, terms, wanted):
+    called = set()
+    for name in ("record_activations", "write_spectra", "fit_autoencoder"):
+        function = getattr(score, name)
+
+        def noting(*args, name=name, function=function, **kwargs):
+            called.add(name)
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(score, name, noting)
+    criterion = scap.CriterionSettings(terms=terms)
+    scap.score_network(network, images, layers=["layer1.0.conv1"], criterion=criterion, autoencoder=SETTINGS)
+    assert called == wanted
+
+
+def test_the_seed_is_that_of_the_term_random(network):
+    def scores(seed):
+        criterion = scap.CriterionSettings(terms={"random": 1}, seed=seed)
+        return scap.score_network(network, None, layers=["layer1.0.conv1"], criterion=criterion)["score"].tolist()
+
+    assert scores(0) == scores(0) != scores(1)
 
 
 def test_law_6_same_table_bit_for_bit(network, images):
@@ -92,7 +129,7 @@ def test_a_training_step_reads_no_value_back(representation, balance):
         network.rows.sum().item()
 
 
-@pytest.mark.parametrize("method", ["scap", "l1", "random"])
+@pytest.mark.parametrize("term", ["fidelity", "l1", "rms", "random"])
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -101,6 +138,6 @@ def test_a_training_step_reads_no_value_back(representation, balance):
         ([], "layers: none is given"),
     ],
 )
-def test_a_layer_that_cannot_be_scored_is_named(network, images, method, layers, message):
+def test_a_layer_that_cannot_be_scored_is_named(network, images, term, layers, message):
     with pytest.raises(scap.ScapError, match=message):
-        scap.score_network(network, images, layers=layers, criterion=scap.CriterionSettings(method=method))
+        scap.score_network(network, images, layers=layers, criterion=scap.CriterionSettings(terms={term: 1}))

@@ -10,9 +10,9 @@ from scap.errors import ScapError
 
 
 def table(**layers):
-    """A score table from the scores of each layer; magnitudes are the scores turned round."""
+    """A score table from the scores of each layer; the term l1 ranks in reverse."""
     rows = [
-        {"layer": layer, "channel": channel, "magnitude": -score, "score": score}
+        {"layer": layer, "channel": channel, "l1": -score, "score": score}
         for layer, scores in layers.items()
         for channel, score in enumerate(scores)
     ]
@@ -24,7 +24,7 @@ def test_the_rank_correlation_is_the_mean_over_layers_whatever_the_scale():
     assert rank_correlation(first, table(a=[1, 20, 300, 4000], b=[-3, -2, -1])) == pytest.approx(1)
     assert rank_correlation(first, table(a=[4, 3, 2, 1], b=[1, 2, 3])) == pytest.approx(0)  # -1 and 1
     assert rank_correlation(first, table(a=[1, 2, 4, 3], b=[1, 2, 3])) == pytest.approx((0.8 + 1) / 2)  # 1 - 6·2 / (4·15)
-    assert rank_correlation(first, first, "magnitude") == pytest.approx(-1)
+    assert rank_correlation(first, first, "l1") == pytest.approx(-1)
 
 
 def test_the_order_of_rows_does_not_matter():

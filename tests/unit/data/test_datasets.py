@@ -223,10 +223,10 @@ def test_a_split_that_leaves_nothing_is_refused(digits, arguments):
 
 def test_a_missing_or_damaged_data_set_is_named(tmp_path, digits):
     path = tmp_path / "cut.safetensors"
-    with pytest.raises(ScapError, match=r"cut\.safetensors: is missing; make it again"):
+    with pytest.raises(ScapError, match=r"cut\.safetensors: there is no such file; make it again"):
         load_dataset(path, holdout=0)
     path.write_bytes(digits.read_bytes()[:-10])
-    with pytest.raises(ScapError, match=r"cut\.safetensors: is damaged: its content does not fit the checksum"):
+    with pytest.raises(ScapError, match=r"cut\.safetensors: the file is damaged: its content does not fit the checksum"):
         load_dataset(path, holdout=0)
 
 
@@ -258,3 +258,41 @@ def test_tensors_that_are_no_data_set_are_refused(tmp_path, name):
     save_tensors(tmp_path / "x.safetensors", parts | changed)
     with pytest.raises(ScapError, match=rf"x\.safetensors: .*{message}.*; make it again"):
         load_dataset(tmp_path / "x.safetensors", holdout=0)
+
+
+def test_images_in_memory_are_split_and_taken_as_those_of_a_folder(digits):
+    images = load_dataset(digits, holdout=0).train
+    batches = list(images.batches(100))
+    assert torch.equal(torch.cat([batch for batch, _ in batches]), images.images)
+    assert torch.equal(torch.cat([labels for _, labels in batches]), images.labels)
+    assert torch.equal(images.take(torch.tensor([5, 2])), images.images[[5, 2]])
+    assert images.shape == (1, 32, 32)
+
+
+def test_a_given_normalisation_replaces_that_of_the_images(digits):
+    dataset = load_dataset(digits, holdout=0, normalisation={"mean": [0.25], "std": [1]})
+    assert (dataset.mean.tolist(), dataset.std.tolist()) == ([0.25], [1.0])
+    expected = dataset.train.images[:3].float() / 255 - 0.25
+    assert torch.equal(normalise(dataset.train.images[:3], dataset.mean, dataset.std, "cpu"), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mean": [0.5]}, "give `mean` and `std`"),
+        ({"mean": [0.5], "std": [0.5], "size": 3}, "give `mean` and `std`"),
+        ("imagenet", "give `mean` and `std`"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [0.5]}, r"mean is \[0.5, 0.5, 0.5\]; give 1 numbers, one for each channel"),
+        ({"mean": 0.5, "std": [0.5]}, "mean is 0.5; give 1 numbers"),
+        ({"mean": "5", "std": [0.5]}, "mean is '5'; give 1 numbers"),
+        ({"mean": [0.5], "std": [0]}, "std is 0; give a number above 0"),
+        ({"mean": [0.5], "std": [-0.5]}, "std is -0.5; it must lie in"),
+        ({"mean": [124.0], "std": [0.5]}, "mean is 124.0; it must lie in"),
+        ({"mean": [float("nan")], "std": [0.5]}, "mean is nan; it must lie in"),
+        ({"mean": [True], "std": [0.5]}, "give a number"),
+        ({"mean": ["a"], "std": [0.5]}, "give a number"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_is_refused(digits, given, message):
+    with pytest.raises(ScapError, match=f"normalisation: .*{message}"):
+        load_dataset(digits, holdout=0, normalisation=given)

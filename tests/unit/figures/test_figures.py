@@ -11,10 +11,10 @@ from matplotlib import rc_context
 from matplotlib.colors import to_hex
 
 from scap.errors import ScapError
-from scap.figures.channels import channels_figure, fidelity_figure
+from scap.figures.channels import channels_figure, scores_figure
 from scap.figures.method import method_figure
 from scap.figures.runs import finetuning_figure, tradeoff_figure
-from scap.figures.sensitivity import study_figure
+from scap.figures.sensitivity import sensitivity_figure
 from scap.figures.style import save
 
 VGG = {
@@ -23,7 +23,8 @@ VGG = {
     for i in range(1, convs + 1)
 }
 RESNET = {f"layer{s}.{b}.conv{c}": 8 * 2**s for s, b, c in product((1, 2, 3), (0, 1, 2), (1, 2))}
-CRITERIA = ["scap", "scap-power", "scap-log-magnitude", "scap-complex", "l1", "random", "uniform", "scratch"]
+CRITERIA = ["scap", "scap-power", "scap-log-magnitude", "scap-complex", "l1", "random", "rms", "novelty"]
+SCHEDULES = ["paper", "distilled"]
 
 
 def write(path, table):
@@ -34,8 +35,8 @@ def write(path, table):
 def scores(path, widths, fidelity=True):
     random = np.random.default_rng(0)
     rows = [(layer, channel, *random.random(3)) for layer, width in widths.items() for channel in range(width)]
-    table = pd.DataFrame(rows, columns=["layer", "channel", "fidelity", "magnitude", "score"])
-    return write(path, table if fidelity else table.assign(fidelity=np.nan))
+    table = pd.DataFrame(rows, columns=["layer", "channel", "fidelity", "l1", "score"])
+    return write(path, table if fidelity else table.drop(columns="fidelity"))
 
 
 def channels(path, widths):
@@ -43,15 +44,19 @@ def channels(path, widths):
     return write(path, {"layer": list(widths), "before": list(widths.values()), "after": after})
 
 
-def runs(path, criteria=("scap",), thresholds=(0.4, 0.5, 0.6), seeds=(0, 1, 2), tracks=("paper",), spread=0.4):
+def runs(path, criteria=("scap",), sizes=("threshold-0.4", "threshold-0.5", "threshold-0.6"), seeds=(0, 1, 2), **axes):
+    axes = {"widths": ["own"], "compensation": ["none"], "schedule": ["paper"], "spread": [0.4]} | axes
     rows = [
-        {"network": "vgg16", "seed": seed, "criterion": criterion, "threshold": threshold, "track": track}
-        | {"top1_baseline": 93 + 0.1 * seed, "top1": 94 - 3 * threshold + 0.2 * seed - 0.1 * i}
+        {"network": "vgg16", "seed": seed, "criterion": criterion, "widths": widths, "size": size}
+        | {"compensation": compensation, "schedule": schedule}
+        | {"top1_baseline": 93 + 0.1 * seed, "top1": 94 - 3 * float(size.split("-")[1]) + 0.2 * seed - 0.1 * i}
         | {
-            "macs_removed": 0.6 + spread * threshold - 0.01 * seed,
-            "params_removed": 0.75 + spread * threshold / 2,
+            "macs_removed": 0.6 + spread * float(size.split("-")[1]) - 0.01 * seed,
+            "params_removed": 0.75 + spread * float(size.split("-")[1]) / 2,
         }
-        for (i, criterion), threshold, seed, track in product(enumerate(criteria), thresholds, seeds, tracks)
+        for (i, criterion), size, seed, widths, compensation, schedule, spread in product(
+            enumerate(criteria), sizes, seeds, *axes.values()
+        )
     ]
     return write(path, rows)
 
@@ -70,41 +75,54 @@ def method(path, height, width):
     return write(path, pd.DataFrame(rows, columns=["panel", "row", "column", "value"]))
 
 
-def study(path, readings=29, seeds=(0, 1, 2)):
-    """Readings whose size lies nearer to the published one the later they come; the last ranks nothing."""
+def sensitivity(path, criteria=29, seeds=(0, 1, 2)):
+    """Criteria whose size lies nearer to the published one the later they come; the last ranks nothing."""
     rows = [
         {
-            **{"criterion": f"reading-{index}", "seed": seed, "threshold": 0.6, "distance_to_published": readings - index},
+            **{"criterion": f"criterion-{index}", "seed": seed, "threshold": 0.6, "distance_to_published": criteria - index},
             **{"macs_removed": 0.5 + 0.01 * index + 0.01 * seed, "params_removed": 0.6 + 0.01 * index},
             **{"rank_correlation_first": 1 - 0.02 * index - 0.01 * seed, "rank_correlation_l1": -0.1 * (index % 3)},
         }
-        for index in range(readings)
+        for index in range(criteria)
         for seed in seeds
     ]
     table = pd.DataFrame(rows)
-    table.loc[table["criterion"] == f"reading-{readings - 1}", ["rank_correlation_first", "rank_correlation_l1"]] = np.nan
+    table.loc[table["criterion"] == f"criterion-{criteria - 1}", ["rank_correlation_first", "rank_correlation_l1"]] = np.nan
     return write(path, table)
 
 
 QUARTER = {layer: width // 4 for layer, width in VGG.items()}
+MIXED = ["threshold-0.4", "threshold-0.6", "macs-0.5", "params-0.1"]  # sizes of every kind
+WIDTHS = ["own", "scap", "uniform-scap"]
 WIDE = {layer: 2 * width for layer, width in VGG.items()}
 # Each figure over sizes from the smallest to the fullest.
 FIGURES = {
     "method": lambda folder: method_figure(method(folder / "m.csv", 16, 16)),
     "method-2x2": lambda folder: method_figure(method(folder / "m.csv", 2, 2)),
     "method-12x20": lambda folder: method_figure(method(folder / "m.csv", 12, 20)),
-    "fidelity": lambda folder: fidelity_figure(scores(folder / "s.csv", VGG), 0.6, "vgg16, seed 0"),
-    "fidelity-quarter": lambda folder: fidelity_figure(scores(folder / "s.csv", QUARTER), 0.6),
-    "fidelity-resnet": lambda folder: fidelity_figure(scores(folder / "s.csv", RESNET), 0.6, "resnet20"),
-    "fidelity-l1": lambda folder: fidelity_figure(scores(folder / "s.csv", VGG, False), 0.6),
+    "scores": lambda folder: scores_figure(scores(folder / "s.csv", VGG), 0.6, "vgg16, scap"),
+    "scores-quarter": lambda folder: scores_figure(scores(folder / "s.csv", QUARTER), 0.6),
+    "scores-resnet": lambda folder: scores_figure(scores(folder / "s.csv", RESNET), 0.6, "resnet20"),
+    "scores-l1": lambda folder: scores_figure(scores(folder / "s.csv", VGG, False), 0.6),
+    "scores-budget": lambda folder: scores_figure(scores(folder / "s.csv", VGG), title="vgg16, scap"),
     "channels": lambda folder: channels_figure(channels(folder / "c.csv", VGG)),
     "channels-wide": lambda folder: channels_figure(channels(folder / "c.csv", WIDE)),
     "channels-resnet": lambda folder: channels_figure(channels(folder / "c.csv", RESNET)),
     "tradeoff": lambda folder: tradeoff_figure(runs(folder / "r.csv")),
-    "tradeoff-point": lambda folder: tradeoff_figure(runs(folder / "r.csv", thresholds=[0.6], spread=0)),
-    "tradeoff-many": lambda folder: tradeoff_figure(runs(folder / "r.csv", criteria=CRITERIA, tracks=["paper", "best"])),
-    "study": lambda folder: study_figure(study(folder / "s.csv")),
-    "study-two": lambda folder: study_figure(study(folder / "s.csv", readings=2, seeds=[0])),
+    "tradeoff-point": lambda folder: tradeoff_figure(runs(folder / "r.csv", sizes=["threshold-0.6"], spread=[0])),
+    "tradeoff-many": lambda folder: tradeoff_figure(runs(folder / "r.csv", criteria=CRITERIA, schedule=SCHEDULES)),
+    "tradeoff-axes": lambda folder: tradeoff_figure(
+        runs(
+            folder / "r.csv",
+            criteria=CRITERIA[:2],
+            sizes=MIXED,
+            widths=WIDTHS,
+            compensation=["none", "full"],
+            schedule=SCHEDULES,
+        )
+    ),
+    "sensitivity": lambda folder: sensitivity_figure(sensitivity(folder / "s.csv")),
+    "sensitivity-two": lambda folder: sensitivity_figure(sensitivity(folder / "s.csv", criteria=2, seeds=[0])),
     "finetuning": lambda folder: finetuning_figure({"scap": history(folder / "h.csv", 20)}),
     "finetuning-epoch": lambda folder: finetuning_figure({"scap": history(folder / "h.csv", 1)}),
     "finetuning-many": lambda folder: finetuning_figure({name: history(folder / f"{name}.csv", 20) for name in CRITERIA}),
@@ -164,7 +182,7 @@ def test_saved_twice_is_the_same_bytes(tmp_path):
     assert saved(figure, tmp_path / "second") == [png, pdf]
 
 
-@pytest.mark.parametrize("name", ["method-2x2", "fidelity-quarter", "tradeoff"])
+@pytest.mark.parametrize("name", ["method-2x2", "scores-quarter", "tradeoff"])
 def test_drawn_again_under_other_settings_is_the_same_bytes(name, tmp_path):
     first = saved(FIGURES[name](tmp_path), tmp_path)
     with rc_context({"font.size": 20, "pdf.fonttype": 3, "savefig.bbox": "tight", "lines.linewidth": 5}):
@@ -202,9 +220,9 @@ def test_method_colours_survive_an_empty_frequency(tmp_path):
     assert np.isfinite(limits).all()
 
 
-def test_fidelity_draws_every_channel_the_threshold_and_the_shares(tmp_path):
+def test_scores_draws_every_channel_the_threshold_and_the_shares(tmp_path):
     path = scores(tmp_path / "scores.csv", QUARTER)
-    figure = fidelity_figure(path, 0.6)
+    figure = scores_figure(path, 0.6)
     table = pd.read_csv(path)
     for axes, column in zip(figure.axes, ("fidelity", "score"), strict=True):
         dots = axes.collections[0]
@@ -221,9 +239,26 @@ def test_fidelity_draws_every_channel_the_threshold_and_the_shares(tmp_path):
     assert [label.get_text() for label in score.child_axes[0].get_xticklabels()] == [f"{s:.0f}" for s in shares]
 
 
-def test_fidelity_leaves_out_a_panel_without_fidelity(tmp_path):
-    figure = fidelity_figure(scores(tmp_path / "scores.csv", QUARTER, fidelity=False), 0.6)
+def test_scores_leaves_out_a_panel_without_fidelity(tmp_path):
+    figure = scores_figure(scores(tmp_path / "scores.csv", QUARTER, fidelity=False), 0.6)
     assert [axes.get_ylabel() for axes in figure.axes] == ["score (dimensionless)"]
+
+
+def test_scores_with_a_damaged_fidelity_are_refused(tmp_path):
+    path = scores(tmp_path / "scores.csv", QUARTER)
+    write(path, pd.read_csv(path).assign(fidelity="high"))
+    with pytest.raises(ScapError, match=r"scores\.csv: column 'fidelity', row 1 is not a number"):
+        scores_figure(path)
+
+
+def test_scores_of_a_budget_have_no_threshold(tmp_path):
+    figure = scores_figure(scores(tmp_path / "scores.csv", QUARTER), title="vgg16, scap")
+    for axes in figure.axes:
+        assert len({to_hex(colour) for colour in axes.collections[0].get_facecolors()}) == 1
+        assert not axes.get_lines()
+        assert not axes.child_axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["median"]
+    assert figure.get_suptitle() == "vgg16, scap"
 
 
 def test_channels_bars_and_numbers(tmp_path):
@@ -237,14 +272,14 @@ def test_channels_bars_and_numbers(tmp_path):
 
 
 def test_tradeoff_lines_are_the_means_over_seeds(tmp_path):
-    path = runs(tmp_path / "runs.csv", criteria=["scap", "l1"], tracks=["paper", "best"])
+    path = runs(tmp_path / "runs.csv", criteria=["scap", "l1"], schedule=SCHEDULES)
     table = pd.read_csv(path)
     figure = tradeoff_figure(path)
     for axes, column in zip(figure.axes, ("macs_removed", "params_removed"), strict=True):
         lines = {container.get_label(): container for container in axes.containers}
-        assert set(lines) == {"scap (paper)", "scap (best)", "l1 (paper)", "l1 (best)"}
-        chosen = table[(table["criterion"] == "l1") & (table["track"] == "best")].groupby("threshold")
-        line, _, (across, along) = lines["l1 (best)"].lines
+        assert set(lines) == {"scap (paper)", "scap (distilled)", "l1 (paper)", "l1 (distilled)"}
+        chosen = table[(table["criterion"] == "l1") & (table["schedule"] == "distilled")].groupby("size")
+        line, _, (across, along) = lines["l1 (distilled)"].lines
         np.testing.assert_allclose(line.get_xydata()[:, 0], 100 * chosen[column].mean())
         np.testing.assert_allclose(line.get_xydata()[:, 1], chosen["top1"].mean())
         half = [np.ptp(bar[:, 1]) / 2 for bar in along.get_segments()]
@@ -255,14 +290,14 @@ def test_tradeoff_lines_are_the_means_over_seeds(tmp_path):
         np.testing.assert_allclose([line.get_ydata() for line in baseline], [[93.1, 93.1]])
 
 
-def test_tradeoff_tells_criteria_by_colour_and_marker_and_tracks_by_dashes(tmp_path):
-    path = runs(tmp_path / "runs.csv", criteria=CRITERIA, tracks=["paper", "best"])
+def test_tradeoff_tells_criteria_by_colour_and_marker_and_schedules_by_dashes(tmp_path):
+    path = runs(tmp_path / "runs.csv", criteria=CRITERIA, schedule=SCHEDULES)
     lines = [container.lines[0] for container in tradeoff_figure(path).axes[0].containers]
     looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines]
     assert len(set(looks)) == 16
     assert len({colour for colour, _, _ in looks}) == len({marker for _, marker, _ in looks}) == 8
     assert len({dashes for _, _, dashes in looks}) == 2
-    # Also where a track is one point and has no line: open markers.
+    # Also where a schedule is one point and has no line: open markers.
     assert {line.get_linestyle(): line.get_markerfacecolor() == "white" for line in lines} == {"-": False, "--": True}
 
 
@@ -277,7 +312,30 @@ def test_tradeoff_does_not_mix_networks(tmp_path):
     both = pd.concat([table, table.assign(network="resnet20", top1_baseline=90)])
     figure = tradeoff_figure(write(tmp_path / "both.csv", both))
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["vgg16 scap", "resnet20 scap", "vgg16 baseline (93.10 %)", "resnet20 baseline (90.00 %)"]
+    assert texts == ["vgg16, scap", "resnet20, scap", "vgg16 baseline (93.10 %)", "resnet20 baseline (90.00 %)"]
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()], figure.legends[0].get_title().get_text()
+
+
+def test_tradeoff_names_the_axes_in_which_runs_differ(tmp_path):
+    """Widths tell lines apart, compensation and schedule dashes; what all runs share is said once."""
+    path = runs(tmp_path / "runs.csv", criteria=["scap", "l1"], widths=["own", "scap"], compensation=["none", "full"])
+    texts, title = legend(tradeoff_figure(path))
+    assert texts[:-1] == ["scap, widths: own", "scap, widths: scap", "l1, widths: own", "l1, widths: scap", "none", "full"]
+    assert title == "points: τ = 0.4, 0.5, 0.6; mean ± s.d. over 3 seeds; schedule: paper"
+
+
+def test_tradeoff_names_all_kinds_of_sizes(tmp_path):
+    texts, title = legend(tradeoff_figure(runs(tmp_path / "runs.csv", sizes=MIXED, seeds=[0])))
+    assert texts == ["scap", "baseline (93.00 %)"]
+    assert title.startswith("points: share of FLOPs left 0.5, share of parameters left 0.1, τ = 0.4, 0.6; one seed; ")
+
+
+def test_tradeoff_says_from_where_to_where_many_sizes_reach(tmp_path):
+    many = [f"threshold-{value / 10}" for value in range(1, 9)]
+    assert "τ = 0.1 to 0.8 (8 values)" in legend(tradeoff_figure(runs(tmp_path / "runs.csv", sizes=many)))[1]
 
 
 @pytest.mark.parametrize(("held_out", "column"), [(True, "holdout_top1"), (False, "train_top1")])
@@ -297,9 +355,9 @@ def test_finetuning_marks_the_odd_one_out(tmp_path):
     assert figure.axes[0].get_ylabel() == "top-1 (%)"
 
 
-def test_a_study_is_sorted_by_distance_and_shows_means_and_ranges(tmp_path):
-    left, right = study_figure(study(tmp_path / "s.csv", readings=3)).axes
-    assert [label.get_text() for label in left.get_yticklabels()] == ["reading-0", "reading-1", "reading-2"]  # upwards
+def test_sensitivity_is_sorted_by_distance_and_shows_means_and_ranges(tmp_path):
+    left, right = sensitivity_figure(sensitivity(tmp_path / "s.csv", criteria=3)).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["criterion-0", "criterion-1", "criterion-2"]  # upwards
     flops, params = (container.lines[0].get_xdata() for container in left.containers)
     assert flops == pytest.approx([51, 52, 53])
     assert params == pytest.approx([60, 61, 62])
@@ -316,10 +374,10 @@ def test_finetuning_without_histories():
 
 TABLES = {
     "method": (lambda path: method(path, 2, 2), method_figure),
-    "scores": (lambda path: scores(path, QUARTER), lambda path: fidelity_figure(path, 0.6)),
+    "scores": (lambda path: scores(path, QUARTER), lambda path: scores_figure(path, 0.6)),
     "channels": (lambda path: channels(path, VGG), channels_figure),
     "runs": (runs, tradeoff_figure),
-    "study": (study, study_figure),
+    "sensitivity": (sensitivity, sensitivity_figure),
     "history": (lambda path: history(path, 3), lambda path: finetuning_figure({"scap": path})),
 }
 COLUMNS = {
@@ -327,7 +385,7 @@ COLUMNS = {
     "scores": "score",
     "channels": "after",
     "runs": "macs_removed",
-    "study": "macs_removed",
+    "sensitivity": "macs_removed",
     "history": "loss",
 }
 

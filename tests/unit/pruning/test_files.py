@@ -7,6 +7,7 @@ from torch import nn
 
 from scap.errors import ScapError
 from scap.models.build import build_network
+from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.files import load_network, load_unpruned, read_metadata, save_network
 from scap.pruning.surgery import prune_network
 
@@ -112,3 +113,19 @@ def test_damaged_files_are_named(tmp_path):
     save_file(Joined().state_dict(), path)
     with pytest.raises(ScapError, match=r"network\.safetensors: is no network saved by SCAP"):
         load_network(path, build=Joined)
+
+
+def test_a_bias_that_compensation_created_is_saved_and_loaded(tmp_path):
+    torch.manual_seed(0)
+
+    def build():
+        layers = nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 4, 3, bias=False), nn.ReLU()
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2, bias=False))
+
+    images, plan = torch.randn(64, 3, 10, 10), {"0": [0, 2, 5]}
+    pruned, _ = prune_and_compensate(build(), plan, images, "full")
+    assert pruned[2].bias is not None
+    save_network(tmp_path / "network", pruned, plan=plan, example_shape=(1, 3, 10, 10))
+    loaded = load_network(tmp_path / "network", build=build)
+    assert torch.equal(loaded(images), pruned(images))
+    assert loaded[2].bias.requires_grad

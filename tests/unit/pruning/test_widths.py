@@ -1,12 +1,18 @@
-"""The control of uniform width: the same share of every layer, at no more than the MACs of the plan it is compared with."""
+"""Widths by a budget, and the control of uniform width: the same share of every layer, at no more MACs than another plan."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning.counting import count_operations
+from scap.pruning.plans import plan_at
 from scap.pruning.surgery import prune_network
-from scap.pruning.widths import uniform_widths
+from scap.pruning.widths import plan_for, uniform_widths
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 PLAN = {"conv1_2": list(range(3)), "conv2_1": list(range(30)), "conv3_1": list(range(20)), "conv4_2": list(range(100))}
@@ -15,6 +21,112 @@ PLAN = {"conv1_2": list(range(3)), "conv2_1": list(range(30)), "conv3_1": list(r
 @pytest.fixture(scope="module")
 def network():
     return build_network("vgg16", width=0.25)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two layers of few channels, which every threshold can be tried on."""
+    return torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 12, 3, padding=1), torch.nn.ReLU()),
+        *(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(12, 4)),
+    )
+
+
+def table_of(widths, seed=0):
+    random = np.random.default_rng(seed)
+    rows = [(layer, channel, score) for layer, n in widths.items() for channel, score in enumerate(random.random(n))]
+    return pd.DataFrame(rows, columns=["layer", "channel", "score"])
+
+
+SMALL = {"0": 8, "2": 12}
+PIXELS = torch.zeros(1, 3, 6, 6)
+
+
+def left(network, plan):
+    """The shares of MACs and parameters that a plan leaves."""
+    before, after = (count_operations(each, PIXELS) for each in (network, prune_network(network, plan, PIXELS)))
+    return {key: after[key] / before[key] for key in ("macs", "params")}
+
+
+BUDGETS = [{"macs": 0.5}, {"params": 0.3}, {"macs": 0.4, "params": 0.6}, {"macs": 0.7, "params": 0.25}, {"macs": 1.0}]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("rounding", [{}, {"multiple": 4}, {"min_channels": 3}])
+def test_a_budget_is_met_at_the_lowest_threshold_that_meets_it(small, budget, rounding):
+    table = table_of(SMALL)
+    fitting = []
+    for threshold in sorted(table["score"]):
+        plan = plan_at(table, threshold, **rounding)
+        if all(left(small, plan)[key] <= share for key, share in budget.items()):
+            fitting.append(plan)
+    assert plan_for(table, small, PIXELS, **budget, **rounding) == fitting[0]
+
+
+def test_both_budgets_hold_where_both_are_given(small):
+    table = table_of(SMALL)
+    one, other = ({"macs": 0.4}, {"params": 0.2})
+    both = left(small, plan_for(table, small, PIXELS, **one, **other))
+    assert both["macs"] <= 0.4
+    assert both["params"] <= 0.2
+    assert both in [left(small, plan_for(table, small, PIXELS, **budget)) for budget in (one, other)]
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shares=st.tuples(st.floats(0.2, 1), st.floats(0.2, 1)), key=st.sampled_from(["macs", "params"]), seed=st.integers(0, 9))
+def test_a_larger_budget_never_prunes_more(small, shares, key, seed):
+    low, high = (plan_for(table_of(SMALL, seed), small, PIXELS, **{key: share}) for share in sorted(shares))
+    assert all(set(low[layer]) <= set(high[layer]) for layer in low)
+
+
+def test_the_whole_network_is_a_budget_that_prunes_nothing(small):
+    plan = plan_for(table_of(SMALL), small, PIXELS, macs=1.0, params=1)
+    assert {layer: len(kept) for layer, kept in plan.items()} == SMALL
+
+
+def test_a_layer_whose_scores_are_all_alike_goes_as_a_whole_or_stays(small):
+    table = table_of(SMALL).assign(score=0.5)
+    assert {layer: len(kept) for layer, kept in plan_for(table, small, PIXELS, macs=1.0).items()} == SMALL
+    with pytest.raises(ScapError, match=r"the smallest plan of these scores leaves macs 1\.0000"):
+        plan_for(table, small, PIXELS, macs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (
+            {"macs": 1e-6},
+            r"^plan_for: the smallest plan of these scores leaves macs 0\.\d{4} of the network; raise the budget$",
+        ),
+        ({"macs": 0.9, "params": 1e-6}, r"leaves macs 0\.\d{4}, params 0\.\d{4} of the network"),
+        ({}, "plan_for: no budget is given; say macs= or params="),
+        ({"macs": 1.5}, r"macs is 1\.5; it must lie in"),
+        ({"macs": 0}, "the smallest plan of these scores leaves macs"),
+        ({"params": -0.1}, r"params is -0\.1; it must"),
+        ({"macs": float("nan")}, "macs is nan; it must"),
+        ({"macs": "half"}, r"macs is 'half' \(str\); give a number"),
+        ({"macs": True}, r"macs is True \(bool\); give a number"),
+    ],
+)
+def test_a_budget_that_cannot_be_met_or_is_none_is_named(small, budget, message):
+    with pytest.raises(ScapError, match=message):
+        plan_for(table_of(SMALL), small, PIXELS, **budget)
+
+
+@pytest.mark.parametrize("score", [np.nan, 1.5, -0.1, "high"])
+def test_a_damaged_table_is_named(small, score):
+    table = table_of(SMALL).astype({"score": object})
+    table.loc[3, "score"] = score
+    with pytest.raises(ScapError, match=rf"^score table: layer 0, channel 3: score is {score}, not a number between 0 and 1"):
+        plan_for(table, small, PIXELS, macs=0.5)
+
+
+def test_a_budget_on_a_real_network(network):
+    widths = {layer: network.get_submodule(layer).out_channels for layer in PLAN}
+    plan = plan_for(table_of(widths), network, EXAMPLE, macs=0.6, multiple=2)
+    share = macs(network, {layer: len(kept) for layer, kept in plan.items()}) / macs(network, widths)
+    assert 0.5 < share <= 0.6
+    assert all(len(kept) % 2 == 0 for kept in plan.values())
 
 
 def macs(network, widths):

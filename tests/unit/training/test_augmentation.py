@@ -165,9 +165,9 @@ def test_batches_come_in_the_order_in_memory_that_was_asked_for(data, memory_for
 def test_sizes_that_do_not_fit_the_images_are_refused(data, changes, message):
     settings = TrainingSettings(epochs=9, batch_size=5, learning_rate=1, **changes)
     with pytest.raises(ScapError, match=f"^{message}$"):
-        check_sizes(data.images, settings)
+        check_sizes(data, settings)
 
 
 def test_sizes_that_just_fit_are_taken(data):
-    check_sizes(data.images, TrainingSettings(epochs=2, batch_size=5, learning_rate=1, crop=4, cutout=4, small_images=(1, 5)))
+    check_sizes(data, TrainingSettings(epochs=2, batch_size=5, learning_rate=1, crop=4, cutout=4, small_images=(1, 5)))
     assert one_epoch(data, crop=4, padding="reflected")[0].all()

@@ -1,0 +1,150 @@
+"""Copies of a network to try things on, and the caller's world left as it was."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from scap.errors import ScapError
+from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, mapped, run
+
+CHEAP_PARAMETERS, CHEAP_INPUTS = 30_000_000, 1_000_000  # up to here float64 costs little memory and time
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+STATISTICS = {"weight": (0.5, 1.5), "running_var": (0.5, 1.5), "bias": (-0.5, 0.5), "running_mean": (-0.5, 0.5)}
+
+
+def check_network(network: nn.Module) -> None:
+    """Raise ScapError for what stands in place of a network: wrappers, compiled networks, things of other types."""
+    if isinstance(network, WRAPPERS):
+        raise ScapError(f"network: it is wrapped in {type(network).__name__}; pass `network.module`")
+    if hasattr(network, "_orig_mod"):
+        raise ScapError("network: it is compiled by torch.compile; pass `network._orig_mod`, and compile what comes back")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ScapError("network: it is compiled by TorchScript; pass the nn.Module that it was made from")
+    if not isinstance(network, nn.Module):
+        raise ScapError(f"network: is a {type(network).__name__}, not a torch.nn.Module")
+
+
+@contextmanager
+def undisturbed(network: nn.Module) -> Iterator[None]:
+    """Without gradients, inference mode, autocast and attention's fused path; the random streams are put back afterwards."""
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    kinds = {"cpu", *(tensor.device.type for tensor in network.parameters())} - {"meta"}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(cuda))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        torch.manual_seed(0)
+        yield
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A copy of its own; ScapError names what cannot be copied and the remedy."""
+    try:
+        with torch.inference_mode(False):
+            return copy.deepcopy(network)
+    except Exception as error:  # whatever a module holds may fail to be copied
+        raise ScapError(f"network: it cannot be copied: {_uncopied(network) or first_line(error)}") from error
+
+
+def skeleton(network: nn.Module) -> nn.Module:
+    """A copy of the modules around the same parameters, with buffers of its own."""
+    return copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
+
+
+def _uncopied(network: nn.Module) -> str | None:
+    for name, module in network.named_modules():
+        if words := remedy(name, module):
+            return words
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                return f"{name or 'it'!r} stores the tensor {key!r} of a forward pass; set it to None first"
+    return None
+
+
+def remedy(name: str, module: nn.Module) -> str | None:
+    """How to give `module` a plain weight again, where something computes it."""
+    if parametrize.is_parametrized(module):
+        return f"{name!r} is parametrised; call torch.nn.utils.parametrize.remove_parametrizations on it first"
+    for hook in module._forward_pre_hooks.values():
+        kind = type(hook)
+        if kind.__module__ == "torch.nn.utils.prune":
+            return f"{name!r} holds a mask; call torch.nn.utils.prune.remove on it first"
+        if kind.__module__ in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm"):
+            call = "remove_" + kind.__module__.rpartition(".")[2]
+            return f"the weight of {name!r} is computed before each pass; call torch.nn.utils.{call} on it first"
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class Rehearsal:
+    """A copy of a network with random weights and non-trivial batch norms, on a random example: to try surgery on.
+
+    In float64 where that is cheap. What surgery may do depends on the network's structure alone, not on its weights.
+    """
+
+    def __init__(self, network: nn.Module, example: Example) -> None:
+        check_network(network)
+        first_tensor(example)
+        device, own = device_and_precision(network)
+        for dtype in dict.fromkeys([*_precisions(network, example, device), own]):
+            self.network = copied(network).to(dtype).eval().requires_grad_(False)
+            self._randomise()
+            given = fitted(example, device, dtype)
+            for self.example in (mapped(_noise, given), given):
+                if self.runs():
+                    return
+        self._explain(copied(network).eval(), fitted(example, device, own), example)
+
+    def runs(self) -> bool:
+        """Whether the copy runs on its example."""
+        try:
+            run(self.network, self.example)
+        except Exception:  # the user's forward may raise anything
+            return False
+        return True
+
+    def _explain(self, network: nn.Module, fitting: Example, example: Example) -> None:
+        try:
+            run(network, fitting)
+        except Exception as error:
+            raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
+        raise ScapError("the network runs with its own weights only; SCAP cannot try a removal on it")
+
+    def _randomise(self) -> None:
+        for parameter in self.network.parameters():
+            if parameter.is_floating_point():
+                _redraw(parameter)
+        for name, buffer in self.network.named_buffers():
+            bounds = STATISTICS.get(name.rpartition(".")[2])
+            if bounds and buffer.is_floating_point() and buffer.ndim == 1:
+                buffer.uniform_(*bounds)
+
+
+def _precisions(network: nn.Module, example: Example, device: torch.device) -> list[torch.dtype]:
+    size = sum(parameter.numel() for parameter in network.parameters())
+    cheap = size <= CHEAP_PARAMETERS and first_tensor(example).numel() <= CHEAP_INPUTS and device.type != "mps"
+    return [torch.float64, torch.float32] if cheap else [torch.float32]
+
+
+def _redraw(parameter: Tensor) -> None:
+    if parameter.ndim > 1:
+        parameter.normal_(0, parameter[0].numel() ** -0.5)
+    else:
+        parameter.uniform_(0.5, 1.5)
+
+
+def _noise(tensor: Tensor) -> Tensor:
+    return torch.randn_like(tensor) if tensor.is_floating_point() else tensor

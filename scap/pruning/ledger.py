@@ -1,0 +1,151 @@
+"""Which channels, weights and buffers can only be removed together: names for them, and what links them.
+
+Everything that surgery may remove has a number, its id. Ids come in blocks:
+
+    rows      output channels of one convolution or linear layer: slices of its weight
+    columns   input channels of one: slices of its weight along the other dimension
+    elements  the entries of a parameter or buffer that is used in other ways (batch norms, scales, positions)
+    fixed     one id for something of a size that surgery cannot change (the network's input, the result of a product)
+
+A link says that two ids go together: the channels of a sum, a channel and its batch norm's entries, a channel and what
+reads it. What is linked, directly or over others, is one group.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ids = NDArray[np.int64]
+ELEMENTS = 2**30  # ids from here on are elements: where a channel meets one, the channel's id (the smaller) stands for both
+
+FEW = 4096  # pairs of which duplicates cost nothing
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive ids: those of a slice each along dimension `dim` of tensor `name`, or of all its entries (dim None)."""
+
+    kind: str
+    name: str  # of the parameter or buffer; fixed: what it is, in words
+    dim: int | None
+    start: int
+    size: int
+
+    @property
+    def ids(self) -> Ids:
+        """All of them."""
+        return np.arange(self.start, self.start + self.size)
+
+
+@dataclass
+class Ledger:
+    """Blocks of ids, links between ids, and obstacles: why a channel cannot be removed at all."""
+
+    blocks: dict[tuple[str, str, int | None], Block] = field(default_factory=dict)
+    fixed: set[int] = field(default_factory=set)
+    links: list[Ids] = field(default_factory=list)
+    obstacles: list[tuple[Ids, str]] = field(default_factory=list)
+    _next: int = 1  # 0: nothing that has a number
+    _next_element: int = ELEMENTS
+
+    def block(self, kind: str, name: str, dim: int | None = None, size: int = 1) -> Block:
+        """The block of these names, made at its first use."""
+        key = (kind, name, dim)
+        if key not in self.blocks:
+            start = self._next_element if kind == "elements" else self._next
+            self.blocks[key] = Block(kind, name, dim, start, size)
+            if kind == "elements":
+                self._next_element += size
+            else:
+                self._next += size
+            if kind == "fixed":
+                self.fixed.add(start)
+        return self.blocks[key]
+
+    def of(self, kind: str) -> Iterator[Block]:
+        """All blocks of one kind."""
+        return (block for block in self.blocks.values() if block.kind == kind)
+
+    def link(self, first: Tensor, second: Tensor) -> None:
+        """The ids at equal places of both go together (0: no id, no link)."""
+        one, other = first.flatten().long(), second.flatten().long()
+        keep = (one > 0) & (other > 0) & (one != other)
+        keys = (one * 2**31 + other)[keep]  # one number a pair: duplicates are found faster
+        if len(keys):
+            pairs = (torch.unique(keys) if len(keys) > FEW else keys).cpu().numpy()
+            self.links.append(np.stack([pairs >> 31, pairs & (2**31 - 1)], 1))
+
+    def forbid(self, ids: Tensor, reason: str) -> None:
+        """The channels among `ids` cannot be removed; `reason` completes "its channels ..."."""
+        channels = torch.unique(ids)
+        channels = channels[(channels > 0) & (channels < ELEMENTS)]
+        if len(channels):
+            self.obstacles.append((channels.cpu().numpy().astype(np.int64), reason))
+
+
+class Groups:
+    """The groups that a ledger's links make: each has the smallest of its ids as name."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        links = np.concatenate(ledger.links) if ledger.links else np.zeros((0, 2), np.int64)
+        self._ids, pairs = np.unique(links, return_inverse=True)
+        self._groups = self._ids[_smallest(pairs.reshape(-1, 2), len(self._ids))] if len(self._ids) else self._ids
+
+    def of(self, ids: Ids) -> Ids:
+        """The group of each id; an id without links is a group of its own."""
+        if not len(self._ids):
+            return ids
+        places = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        return np.where(self._ids[places] == ids, self._groups[places], ids)
+
+    def linked(self, ids: Ids) -> NDArray[np.bool_]:
+        """Whether each id goes with another one."""
+        return np.isin(ids, self._ids)
+
+    @cached_property
+    def obstacles(self) -> dict[int, str]:
+        """The first reason why a group cannot be removed, by group."""
+        found: dict[int, str] = {}
+        for ids, reason in self.ledger.obstacles:
+            for group in self.of(ids):
+                found.setdefault(int(group), reason)
+        for block in self.ledger.of("fixed"):
+            found.setdefault(int(self.of(block.ids)[0]), f"are combined with {block.name}")
+        return found
+
+    @cached_property
+    def members(self) -> dict[int, list[tuple[Block, int]]]:
+        """Group -> the output channels in it, as block of rows and position."""
+        found: dict[int, list[tuple[Block, int]]] = {}
+        for block in self.ledger.of("rows"):
+            for position, group in enumerate(self.of(block.ids)):
+                found.setdefault(int(group), []).append((block, position))
+        return found
+
+    def holders(self, groups: Iterable[int]) -> Iterator[tuple[Block, NDArray[np.bool_], Ids]]:
+        """Each block that holds some of `groups`: the block, where they are in it, and the groups of all its ids."""
+        wanted = np.fromiter(groups, np.int64)
+        for block in self.ledger.blocks.values():
+            own = self.of(block.ids)
+            if (held := np.isin(own, wanted)).any():
+                yield block, held, own
+
+
+def _smallest(pairs: Ids, size: int) -> Ids:
+    """The smallest number that each of 0..size-1 is linked with over any number of pairs."""
+    lowest = np.arange(size)
+    while True:
+        before = lowest.copy()
+        least = lowest[pairs].min(1)
+        for side in (0, 1):
+            np.minimum.at(lowest, lowest[pairs[:, side]], least)
+            np.minimum.at(lowest, pairs[:, side], least)
+        lowest = lowest[lowest]
+        if (lowest == before).all():
+            return lowest

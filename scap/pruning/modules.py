@@ -1,0 +1,77 @@
+"""Which module runs, and which parameter a tensor is: what an operation below them can be named by."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from scap.pruning.copies import remedy
+
+
+class Modules:
+    """The modules of a network while it runs, innermost last, and its parameters by their memory."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.modules = dict(network.named_modules())
+        self.running: list[str] = []
+        self.given: list[Any] = []  # what each of them was called with
+        self._names: dict[int, list[tuple[str, Tensor]]] = {}
+        for name, parameter in network.named_parameters():
+            self._names.setdefault(parameter.untyped_storage()._cdata, []).append((name, parameter))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Know which module runs; after an exception: in which it was raised."""
+        self.running, self.given = [], []
+        handles = []
+        for name, module in self.modules.items():
+            handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leave))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Any:
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            self.running.append(name)
+            self.given.append((args, kwargs))
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.running.pop()
+        self.given.pop()
+
+    @property
+    def innermost(self) -> str:
+        """Path of the module that runs."""
+        return self.running[-1] if self.running else ""
+
+    def words(self) -> str:
+        """The module that runs, for messages."""
+        name = self.innermost
+        return (
+            f"{name!r} ({type(self.modules[name]).__name__})"
+            if name
+            else f"the network's own forward ({type(self.network).__name__})"
+        )
+
+    def name(self, tensor: Tensor) -> str | None:
+        """The name of the parameter that `tensor` is; None: it is none, or a part of one."""
+        for name, parameter in self._names.get(tensor.untyped_storage()._cdata, ()):
+            same = parameter.shape == tensor.shape and parameter.stride() == tensor.stride()
+            if same and parameter.storage_offset() == tensor.storage_offset():
+                return name
+        return None
+
+    def owner(self, parameter: str) -> nn.Module:
+        """The module that holds a parameter."""
+        return self.modules[parameter.rpartition(".")[0]]
+
+    def remedy(self) -> str | None:
+        """How to give the module that runs a plain weight again, where something computes it."""
+        return remedy(self.innermost, self.modules[self.innermost])

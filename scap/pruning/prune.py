@@ -1,0 +1,42 @@
+"""Pruning in one call: the cut, and what the next layers are told about it."""
+
+from typing import Any
+
+from torch import nn
+
+from scap.pruning.compensation import prune_and_compensate
+from scap.pruning.plans import Plan
+from scap.pruning.surgery import prune_network as cut
+
+
+def prune_network(network: nn.Module, plan: Plan, images: Any, *, compensate: str = "none") -> nn.Module:
+    """A smaller copy of a network that holds only the channels that a plan keeps (laws 7 and 8 of docs/method.md).
+
+    Whatever reads or follows a pruned layer shrinks alike; layers outside of the plan keep all their channels.
+
+    Args:
+        network: Any module; it is not altered.
+        plan: Layer (module path) -> the output channels that it keeps, increasing. From `plan_at`, or written by hand.
+        images: Inputs (N, channels, H, W) on the network's device, normalised as in training. One is enough for the cut;
+            compensation wants 512 or more.
+        compensate: How the next layers make up for what went, without training: `none`; `batch-norm` estimates the
+            statistics of batch norms again; `channelwise` lets the channels that stay replace the others; `full` solves
+            for the next layers' weights (equations 17 to 20).
+
+    Returns:
+        The pruned network. A plan that keeps all channels gives bit-equal outputs.
+
+    Raises:
+        ScapError: For a layer that does not exist or cannot be pruned alone, for a plan that empties one or names channels
+            that do not exist, for images that are not finite, and for an unknown `compensate`.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> smaller = scap.prune_network(network, {"0": [0, 2, 5]}, torch.rand(64, 3, 8, 8), compensate="full")
+        >>> smaller[0].out_channels, smaller[2].in_channels
+        (3, 3)
+    """
+    if compensate == "none":
+        return cut(network, plan, images)
+    return prune_and_compensate(network, plan, images, how=compensate)[0]

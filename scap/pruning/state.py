@@ -1,0 +1,169 @@
+"""The state of a network as plain tensors, and back into a network of the same or of larger layers."""
+
+import io
+import pickle
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from scap.errors import ScapError
+from scap.models.layers import conv_layers, refresh_sizes, replace_tensors
+from scap.pruning.plans import Plan
+
+NOT_FITTING = "its weights do not fit the network built for it"
+
+
+@dataclass
+class State:
+    """Tensors by name, and notes on them that JSON can hold.
+
+    `versions` are those that modules give their state ("" the network's own), `tied` names the tensor that stands for
+    another one, `encoded` are states that are no tensors, `temporary` buffers that a state_dict leaves out.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]
+
+    def whole(self) -> "OrderedDict[str, Any]":
+        """What load_state_dict takes, tied tensors at all their names."""
+        encoded, temporary = (set(self.notes.get(key, [])) for key in ("encoded", "temporary"))
+        named = {name: _decoded(name, value) if name in encoded else value for name, value in self.tensors.items()}
+        named |= {name: named[first] for name, first in self.notes.get("tied", {}).items() if first in named}
+        state = OrderedDict((name, value) for name, value in named.items() if name not in temporary)
+        versions = self.notes.get("versions", {})
+        state._metadata = OrderedDict((module, {"version": version}) for module, version in versions.items())  # type: ignore[attr-defined]
+        return state
+
+    def shapes(self) -> dict[str, Tensor]:
+        """Every tensor of parameters and buffers by name."""
+        encoded = set(self.notes.get("encoded", []))
+        tied = {name: self.tensors[first] for name, first in self.notes.get("tied", {}).items() if first in self.tensors}
+        return {name: tensor for name, tensor in self.tensors.items() if name not in encoded} | tied
+
+
+def state_of(network: nn.Module) -> State:
+    """The state of `network` as copies on the CPU."""
+    state = network.state_dict()
+    versions = {module: entry.get("version") for module, entry in getattr(state, "_metadata", {}).items()}
+    temporary = {name: buffer for name, buffer in network.named_buffers() if name not in state}
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    places: dict[Any, str] = {}
+    encoded = []
+    for name, value in (*state.items(), *temporary.items()):
+        if not isinstance(value, Tensor):
+            tensors[name] = _encoded(name, value)
+            encoded.append(name)
+            continue
+        place = value.untyped_storage()._cdata, value.storage_offset(), value.shape, value.stride()
+        if value.numel() and places.setdefault(place, name) != name:
+            tied[name] = places[place]
+        else:
+            tensors[name] = value.detach().cpu().clone()
+    notes = {"versions": versions, "tied": tied, "encoded": encoded, "temporary": sorted(temporary)}
+    return State(tensors, {key: value for key, value in notes.items() if value})
+
+
+def _encoded(name: str, value: Any) -> Tensor:
+    """Any state that torch loads without running code, as bytes."""
+    file = io.BytesIO()
+    try:
+        torch.save(value, file)
+        torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    except (pickle.PickleError, TypeError, AttributeError, RuntimeError) as error:
+        words = f"a {type(value).__name__}, which cannot be saved safely; return tensors, numbers, text, lists or dicts"
+        raise ScapError(f"network: the state {name!r} (get_extra_state) is {words}") from error
+    return torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8).clone()
+
+
+def _decoded(name: str, value: Tensor) -> Any:
+    try:
+        return torch.load(io.BytesIO(value.numpy().tobytes()), weights_only=True)
+    except Exception as error:  # the bytes of a file may be anything
+        raise ScapError(f"the state {name!r} is damaged; make the file again") from error
+
+
+def fit_shapes(network: nn.Module, state: State, plan: Plan) -> None:
+    """Give the parameters and buffers of `network` the shapes and types of `state`, where the plan explains them.
+
+    They come back without values. Raises ScapError where a tensor is larger than the network's, differs without a plan,
+    or a convolution has other output channels than the plan says.
+    """
+    found = state.shapes()
+    _create_biases(network, found)
+    _check_rows(network, found, plan)
+    own = _tensors(network)
+    for name, tensor in own.items():
+        if name in found and not _explained(found[name], tensor, plan):
+            raise ScapError(f"{NOT_FITTING}: {name} is {tuple(found[name].shape)} there, {tuple(tensor.shape)} here")
+    missing = [name for name in network.state_dict() if name in own and name not in found]
+    if missing:
+        raise ScapError(f"{NOT_FITTING}: it has no {missing[0]}")
+    _replace(network, own, found)
+
+
+def is_complete(network: nn.Module, state: State) -> bool:
+    """Whether `state` holds every tensor of a network, so that nothing of it is lost when it is made without memory."""
+    other = any(isinstance(value, Tensor) for module in network.modules() for value in vars(module).values())
+    return not other and _tensors(network).keys() <= state.shapes().keys()
+
+
+def _create_biases(network: nn.Module, found: dict[str, Tensor]) -> None:
+    """Compensation gives a bias to a layer that had none and no batch norm behind it: room for those in the file."""
+    modules = dict(network.named_modules())
+    for name, value in found.items():
+        layer, _, kind = name.rpartition(".")
+        module = modules.get(layer)
+        if kind == "bias" and isinstance(module, _ConvNd | nn.Linear) and module.bias is None and value.is_floating_point():
+            module.bias = nn.Parameter(torch.empty_like(value))
+
+
+def _check_rows(network: nn.Module, found: dict[str, Tensor], plan: Plan) -> None:
+    convs = conv_layers(network)
+    for layer in plan.keys() - convs.keys():
+        raise ScapError(f"{NOT_FITTING}: its plan names layer {layer!r}, which is no ungrouped convolution")
+    for layer, conv in convs.items():
+        kept = plan.get(layer, range(conv.out_channels))
+        weight = found.get(f"{layer}.weight" if layer else "weight")
+        if weight is not None and (len(weight) != len(kept) or max(kept, default=-1) >= conv.out_channels):
+            words = f"{len(weight)} output channels there, {len(kept)} of {conv.out_channels} by its plan"
+            raise ScapError(f"{NOT_FITTING}: {layer!r} has {words}")
+
+
+def _explained(given: Tensor, own: Tensor, plan: Plan) -> bool:
+    if given.shape == own.shape:
+        return True
+    return bool(plan) and given.ndim == own.ndim and all(0 < a <= b for a, b in zip(given.shape, own.shape, strict=True))
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
+
+
+def _replace(network: nn.Module, own: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Empty tensors in place of those without memory and of those of another shape or type; tied ones stay tied."""
+    other: dict[int, Tensor] = {}
+    for name, tensor in own.items():
+        given = found.get(name)
+        if given is not None and (tensor.is_meta or given.shape != tensor.shape or given.dtype != tensor.dtype):
+            empty = torch.empty_like(given, device="cpu" if tensor.is_meta else tensor.device)
+            other[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    replace_tensors(network, other)
+    refresh_sizes(network)
+
+
+def fill(network: nn.Module, state: State) -> None:
+    """Copy the values of `state` into a network of its shapes."""
+    try:
+        network.load_state_dict(state.whole(), strict=True)
+    except RuntimeError as error:
+        raise ScapError(f"{NOT_FITTING}: {' '.join(str(error).split())}") from error
+    buffers = _tensors(network)
+    for name in state.notes.get("temporary", []):
+        if name in buffers and name in state.tensors and buffers[name].shape == state.tensors[name].shape:
+            with torch.no_grad():
+                buffers[name].copy_(state.tensors[name])
