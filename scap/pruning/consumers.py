@@ -95,7 +95,7 @@ def _reads(graph: Graph, layer: str) -> _Reads:
         readers = {position: channels[groups[position]] for position in held.nonzero()[0].tolist()}
         if block.kind == "rows":
             found.outputs[name] = [(position, channel) for position, read in readers.items() for channel in read]
-        elif block.kind == "columns":
+        elif block.kind in ("columns", "grouped"):
             module = graph.network.get_submodule(name)
             if not isinstance(module, nn.Conv2d | nn.Linear):
                 found.obstacle = found.obstacle or f"{name!r} reads it, a {type(module).__name__}"

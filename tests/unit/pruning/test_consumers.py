@@ -1,4 +1,4 @@
-"""Consumers: found by the dependency graph, believed only when running the network agrees."""
+"""Consumers: found by the graph of the surgery, believed only when running the network agrees."""
 
 import pytest
 import torch
@@ -62,12 +62,8 @@ def test_concatenation_flattening_and_depthwise_layers():
     assert set(readers.outputs) == {"a", "d"}
 
 
-def test_groups_of_a_convolution_read_their_own_channels(monkeypatch):
-    """The graph refuses them, as they cannot be cut alone; what it would say otherwise is believed after a trial."""
+def test_groups_of_a_convolution_read_their_own_channels():
     network = Wired(lambda n, x: n.c(n.a(x)), a=nn.Conv2d(3, 4, 1), c=nn.Conv2d(4, 6, 1, groups=2))
-    assert "read by the grouped convolution 'c'" in found(network)[0].obstacle
-    said = module._Reads({"c": [(channel, channel) for channel in range(4)]}, {}, {"c": None})
-    monkeypatch.setattr(module, "_reads", lambda *_: said)
     assert found(network)[1] == [("c", 0, [0, 1], [[0], [1]], None), ("c", 1, [2, 3], [[0], [1]], None)]
 
 
@@ -131,6 +127,13 @@ def claimed(monkeypatch, **inputs):
     """A graph that says by itself what reads each layer."""
     said = {layer: module._Reads(reads, {}, dict.fromkeys(reads)) for layer, reads in inputs.items()}
     monkeypatch.setattr(module, "_reads", lambda graph, layer: said[layer])
+
+
+def test_channels_in_another_order_behind_a_flattened_map():
+    network = after(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1).flatten(1)), nn.Linear(4 * 64, 2))
+    ((name, group, channels, columns, norm),) = found(network)[1]
+    assert (name, group, channels, norm) == ("c", 0, [0, 1, 2, 3], None)
+    assert columns == [list(range(channel, 4 * 64, 4)) for channel in range(4)]
 
 
 def straight(channels):
