@@ -92,8 +92,11 @@ def _reads(graph: Graph, layer: str) -> _Reads:
         pairs = [(position, channel) for position in held.nonzero()[0].tolist() for channel in channels[groups[position]]]
         if block.kind == "rows":
             found.outputs[name] = pairs
-        elif block.kind == "columns":
+        elif block.kind in ("columns", "grouped"):
             found.inputs[name], found.norms[name] = pairs, graph.norms.get(name)
+            reader = graph.network.get_submodule(name)
+            if not isinstance(reader, nn.Conv2d | nn.Linear):
+                found.obstacle = f"{name!r} reads it, a {type(reader).__name__}"
     if not found.inputs and found.obstacle is None:
         found.obstacle = "no layer reads its channels"
     return found

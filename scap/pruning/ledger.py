@@ -4,6 +4,7 @@ Everything that surgery may remove has a number, its id. Ids come in blocks:
 
     rows      output channels of one convolution or linear layer: slices of its weight
     columns   input channels of one: slices of its weight along the other dimension
+    grouped   input channels of a grouped convolution: parts of slices, so that surgery leaves them alone
     elements  the entries of a parameter or buffer that is used in other ways (batch norms, scales, positions)
     fixed     one id for something of a size that surgery cannot change (the network's input, the result of a product)
 
@@ -118,6 +119,11 @@ class Groups:
         for block in self.ledger.of("fixed"):
             found.setdefault(int(self.of(block.ids)[0]), f"are combined with {block.name}")
         return found
+
+    @cached_property
+    def grouped(self) -> dict[int, str]:
+        """Group -> the weight of a grouped convolution that reads it."""
+        return {int(group): block.name for block in self.ledger.of("grouped") for group in self.of(block.ids)}
 
     @cached_property
     def members(self) -> dict[int, list[tuple[Block, int]]]:

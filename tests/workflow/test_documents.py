@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import yaml
 from torch import nn
 
 import scap
@@ -223,8 +222,9 @@ def test_files_and_modules_that_are_named_exist(path):
 @pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", RECIPES, re.DOTALL | re.MULTILINE))
 def test_the_recipes_of_configurations_are_accepted(text, tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text("")
+    (tmp_path / "mine.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    assert load_configuration(ROOT / "config", yaml.safe_load(text))
+    assert load_configuration(ROOT / "config", [tmp_path / "mine.yaml"])
 
 
 PATHS = re.findall(r"^    snakemake .*?(results/\S+)", "\n".join(path.read_text() for path in PAGES), re.MULTILINE)
@@ -233,7 +233,7 @@ PATHS = re.findall(r"^    snakemake .*?(results/\S+)", "\n".join(path.read_text(
 def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
     from workflow.lineage import RUN, runs_of, size_of
 
-    config = load_configuration(ROOT / "config", {})
+    config = load_configuration(ROOT / "config")
     pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(RUN)) + r"/metrics\.json")
     metrics = [path for path in PATHS if path.endswith("metrics.json")]
     assert metrics
@@ -257,7 +257,7 @@ def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
 
 
 def test_the_targets_in_commands_exist():
-    targets = load_configuration(ROOT / "config", {})["targets"]
+    targets = load_configuration(ROOT / "config")["targets"]
     named = re.findall(r"snakemake --cores all ([a-z]\w+)\b(?!/)", README + RECIPES)
     assert named
     assert set(named) <= targets.keys()

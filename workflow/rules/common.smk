@@ -237,7 +237,8 @@ def sensitivity_settings(wildcards):
             f"{run['criterion']} {run['widths']}": lineage.width_criterion(run["criterion"], run["widths"]) for run in runs
         },
         "networks": {
-            name: {key: config["networks"][name][key] for key in ("multiple", "min_channels")} | {"layers": lineage.layers(name)}
+            name: {key: config["networks"][name][key] for key in ("multiple", "min_channels")}
+            | {"layers": lineage.layers(name)}
             for name in sorted(networks)
         },
     }
