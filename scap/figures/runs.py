@@ -31,7 +31,7 @@ def tradeoff_figure(runs_csv: Path | str) -> Figure:
     runs = read_table(runs_csv, axes_of_runs, ["seed", "top1_baseline", "top1", *REMOVED], limits=limits)
     runs[list(REMOVED)] *= 100
     baselines = runs.drop_duplicates(["network", "seed"]).groupby("network", sort=False)["top1_baseline"].mean()
-    runs["line"], runs["look"] = _joined(runs, ["network", "criterion", "widths"]), _joined(runs, ["compensation", "schedule"])
+    runs["line"], runs["look"] = joined(runs, ["network", "criterion", "widths"]), joined(runs, ["compensation", "schedule"])
     figure = new_figure(PAGE, 2.5)
     for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), REMOVED.items(), strict=True):
         _curves(axes, runs, column)
@@ -44,7 +44,7 @@ def tradeoff_figure(runs_csv: Path | str) -> Figure:
     return figure
 
 
-def _joined(runs: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+def joined(runs: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """The columns that tell runs apart as one text a run; the criterion always."""
 
     named = [column for column in columns if column == "criterion" or runs[column].nunique() > 1]
