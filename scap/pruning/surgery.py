@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from scap.errors import ScapError
-from scap.models.inputs import Example
+from scap.models.inputs import Example, first_tensor
 from scap.models.layers import conv_layers, not_a_layer
 from scap.pruning.check import Outcome, law_8
 from scap.pruning.copies import Rehearsal, check_network, copied, undisturbed
@@ -25,22 +25,35 @@ TRIALS = 12  # cuts that are tried at most to tell layers that fail from those t
 
 
 def prunable_layers(network: nn.Module, example: Example) -> list[str]:
-    """Convolutions whose output channels can be removed alone, by module path, in the order of the network.
+    """The convolutions whose output channels can be removed alone.
 
-    Left out are those coupled with another convolution's outputs (residual streams, depthwise), grouped ones,
-    those whose channels are normalised or rearranged together or are the network's own outputs (a classifier), and
-    unused ones; `explain` says which is which. Half of the channels of all layers listed have been removed from a copy
-    and the result compared with the original (law 8). `example` is an input: a tensor (N, channels, H, W), or a tuple or
-    dict of all arguments; `network` is not altered.
+    Left out are those coupled with another convolution's outputs (residual streams, depthwise), grouped ones, those whose
+    channels are normalised or rearranged together or are the network's own outputs (a classifier), and unused ones;
+    `explain` says which is which. Half of the channels of all layers listed have been removed from a copy and the result
+    compared with the original (law 8).
+
+    Args:
+        network: Any module; it is not altered.
+        example: An input: a tensor (N, channels, H, W), or a tuple or dict of all arguments.
+
+    Returns:
+        Module paths, in the order of the network.
+
+    Raises:
+        ScapError: Where the network does not run on the example.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> scap.prunable_layers(network, torch.zeros(1, 3, 8, 8))
+        ['0']
     """
-    with undisturbed(network):
-        return [layer for layer, reason in Surgery(network, example).reasons.items() if reason is None]
+    return [layer for layer, reason in _reasons(network, example).items() if reason is None]
 
 
 def some_prunable_layers(network: nn.Module, example: Example) -> list[str]:
     """What prunable_layers lists; ScapError where that is nothing, with the reasons."""
-    with undisturbed(network):
-        reasons = Surgery(network, example).reasons
+    reasons = _reasons(network, example)
     layers = [layer for layer, reason in reasons.items() if reason is None]
     if not layers:
         first = "; ".join(f"{layer!r}: {reason}" for layer, reason in list(reasons.items())[:3])
@@ -51,16 +64,36 @@ def some_prunable_layers(network: nn.Module, example: Example) -> list[str]:
 
 
 def explain(network: nn.Module, example: Example) -> "pd.DataFrame":
-    """One row for each convolution: `layer` (module path), `prunable`, and `reason` why not (empty for those that are).
+    """Why a convolution can be pruned, or what stands in the way.
 
-    The reason names the module that the layer is coupled with or that stands in the way. `example` as in prunable_layers.
+    Args:
+        network: Any module; it is not altered.
+        example: As in `prunable_layers`.
+
+    Returns:
+        One row for each convolution: `layer` (module path), `prunable`, and `reason`, empty for those that are; else it
+        names the module that the layer is coupled with or that stands in the way.
+
+    Raises:
+        ScapError: Where the network does not run on the example.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> scap.explain(network, torch.zeros(1, 3, 8, 8))["prunable"].tolist()
+        [True, False]
     """
     import pandas as pd
 
-    with undisturbed(network):
-        reasons = Surgery(network, example).reasons
-    rows = [(layer, reason is None, reason or "") for layer, reason in reasons.items()]
+    rows = [(layer, reason is None, reason or "") for layer, reason in _reasons(network, example).items()]
     return pd.DataFrame(rows, columns=["layer", "prunable", "reason"])
+
+
+def _reasons(network: nn.Module, example: Example) -> dict[str, str | None]:
+    check_network(network)
+    first_tensor(example)
+    with undisturbed(network):
+        return Surgery(network, example).reasons
 
 
 def prune_network(network: nn.Module, plan: Plan, example: Example) -> nn.Module:
@@ -73,6 +106,7 @@ def prune_network(network: nn.Module, plan: Plan, example: Example) -> nn.Module
     """
     check_network(network)
     plan = checked_plan(plan, network)
+    first_tensor(example)
     with undisturbed(network):
         pruned = Surgery(network, example).prune(plan) if plan else copied(network)
     note(pruned, network, plan)

@@ -16,7 +16,7 @@ from workflow.records import export_records
 BASE = Path(workflow.basedir)
 
 try:
-    checked = load_configuration(BASE / "config", config)
+    checked = load_configuration(BASE / "config", workflow.overwrite_configfiles, workflow.config_settings.config)
 except ValueError as error:
     raise WorkflowError(str(error))
 config.clear()
@@ -237,7 +237,8 @@ def sensitivity_settings(wildcards):
             f"{run['criterion']} {run['widths']}": lineage.width_criterion(run["criterion"], run["widths"]) for run in runs
         },
         "networks": {
-            name: {key: config["networks"][name][key] for key in ("multiple", "min_channels")} | {"layers": lineage.layers(name)}
+            name: {key: config["networks"][name][key] for key in ("multiple", "min_channels")}
+            | {"layers": lineage.layers(name)}
             for name in sorted(networks)
         },
     }
