@@ -98,8 +98,9 @@ class Rehearsal:
     def __init__(self, network: nn.Module, example: Example) -> None:
         device, own = device_and_precision(network)
         for number, dtype in enumerate(_precisions(network, example, device)):
-            self.network = copied(network).to(dtype).eval().requires_grad_(False)  # None: as it is
+            self.network = copied(network).eval().requires_grad_(False)
             self._randomise()
+            self.network.to(dtype)  # None: as it is
             for self.example in _examples(fitted(example, device, dtype or own)):
                 if self._runs():
                     return
@@ -151,7 +152,8 @@ def _examples(example: Example) -> Iterator[Example]:
 
 def _redraw(parameter: Tensor) -> None:
     if parameter.ndim > 1:
-        parameter.normal_(0, parameter[0].numel() ** -0.5)
+        bound = (3 / parameter[0].numel()) ** 0.5  # a variance of 1 / inputs
+        parameter.uniform_(-bound, bound)
     else:
         parameter.uniform_(0.5, 1.5)
 
