@@ -96,32 +96,24 @@ class Rehearsal:
     """
 
     def __init__(self, network: nn.Module, example: Example) -> None:
-        check_network(network)
-        first_tensor(example)
         device, own = device_and_precision(network)
-        for dtype in dict.fromkeys([*_precisions(network, example, device), own]):
-            self.network = copied(network).to(dtype).eval().requires_grad_(False)
+        for number, dtype in enumerate(_precisions(network, example, device)):
+            self.network = copied(network).eval().requires_grad_(False)
             self._randomise()
-            given = fitted(example, device, dtype)
-            for self.example in (mapped(_noise, given), given):
-                if self.runs():
+            self.network.to(dtype)  # None: as it is
+            for self.example in _examples(fitted(example, device, dtype or own)):
+                if self._runs():
                     return
-        self._explain(copied(network).eval(), fitted(example, device, own), example)
+            if not number:
+                _try(network, fitted(example, device, own), example)
+        raise ScapError("the network runs with its own weights only; SCAP cannot try a removal on it")
 
-    def runs(self) -> bool:
-        """Whether the copy runs on its example."""
+    def _runs(self) -> bool:
         try:
             run(self.network, self.example)
         except Exception:  # the user's forward may raise anything
             return False
         return True
-
-    def _explain(self, network: nn.Module, fitting: Example, example: Example) -> None:
-        try:
-            run(network, fitting)
-        except Exception as error:
-            raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
-        raise ScapError("the network runs with its own weights only; SCAP cannot try a removal on it")
 
     def _randomise(self) -> None:
         for parameter in self.network.parameters():
@@ -133,15 +125,35 @@ class Rehearsal:
                 buffer.uniform_(*bounds)
 
 
-def _precisions(network: nn.Module, example: Example, device: torch.device) -> list[torch.dtype]:
+def _try(network: nn.Module, fitting: Example, example: Example) -> None:
+    """ScapError where the network itself does not run on its example."""
+    try:
+        run(copied(network).eval(), fitting)
+    except ScapError:
+        raise
+    except Exception as error:  # the user's forward may raise anything
+        raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
+
+
+def _precisions(network: nn.Module, example: Example, device: torch.device) -> list[torch.dtype | None]:
+    """Those to try, the most exact one that is cheap first; None: each parameter in its own."""
     size = sum(parameter.numel() for parameter in network.parameters())
     cheap = size <= CHEAP_PARAMETERS and first_tensor(example).numel() <= CHEAP_INPUTS and device.type != "mps"
-    return [torch.float64, torch.float32] if cheap else [torch.float32]
+    return [*([torch.float64] if cheap else []), torch.float32, None]
+
+
+def _examples(example: Example) -> Iterator[Example]:
+    """Of a batch its first image, where that is enough; random values first."""
+    single = [example[:1]] if isinstance(example, Tensor) and example.ndim and len(example) > 1 else []
+    for given in (*single, example):
+        yield mapped(_noise, given)
+        yield given
 
 
 def _redraw(parameter: Tensor) -> None:
     if parameter.ndim > 1:
-        parameter.normal_(0, parameter[0].numel() ** -0.5)
+        bound = (3 / parameter[0].numel()) ** 0.5  # a variance of 1 / inputs
+        parameter.uniform_(-bound, bound)
     else:
         parameter.uniform_(0.5, 1.5)
 

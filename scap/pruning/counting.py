@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
-from scap.pruning.copies import copied, first_line, undisturbed
+from scap.pruning.copies import check_network, copied, first_line, undisturbed
 
 
 def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
@@ -71,6 +71,7 @@ def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
 
 def _macs(network: nn.Module, example: Example) -> dict[str, int]:
     """MACs for one image by module (the network's class name, then the path), and of all as "Global"."""
+    check_network(network)
     images = len(first_tensor(example)) if first_tensor(example).ndim else 1
     network = copied(network).eval()
     with _every_product_seen(network), FlopCounterMode(display=False) as counter:

@@ -111,6 +111,8 @@ class Graph:
         for group in dict.fromkeys(groups.tolist()):
             if reason := self.groups.obstacles.get(group):
                 return f"its channels {reason}"
+            if weight := self.groups.grouped.get(group):
+                return f"its channels are read by the grouped convolution {layer_of(weight)!r}"
             partners += [block for block, _ in self.groups.members[group] if block is not rows]
         if partners:
             names = dict.fromkeys(layer_of(block.name) for block in partners)

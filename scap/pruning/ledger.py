@@ -4,6 +4,7 @@ Everything that surgery may remove has a number, its id. Ids come in blocks:
 
     rows      output channels of one convolution or linear layer: slices of its weight
     columns   input channels of one: slices of its weight along the other dimension
+    grouped   input channels of a grouped convolution: parts of slices, so that surgery leaves them alone
     elements  the entries of a parameter or buffer that is used in other ways (batch norms, scales, positions)
     fixed     one id for something of a size that surgery cannot change (the network's input, the result of a product)
 
@@ -106,7 +107,7 @@ class Groups:
 
     def linked(self, ids: Ids) -> NDArray[np.bool_]:
         """Whether each id goes with another one."""
-        return np.isin(ids, self._ids)
+        return _among(ids, self._ids)
 
     @cached_property
     def obstacles(self) -> dict[int, str]:
@@ -120,6 +121,11 @@ class Groups:
         return found
 
     @cached_property
+    def grouped(self) -> dict[int, str]:
+        """Group -> the weight of a grouped convolution that reads it."""
+        return {int(group): block.name for block in self.ledger.of("grouped") for group in self.of(block.ids)}
+
+    @cached_property
     def members(self) -> dict[int, list[tuple[Block, int]]]:
         """Group -> the output channels in it, as block of rows and position."""
         found: dict[int, list[tuple[Block, int]]] = {}
@@ -130,11 +136,21 @@ class Groups:
 
     def holders(self, groups: Iterable[int]) -> Iterator[tuple[Block, NDArray[np.bool_], Ids]]:
         """Each block that holds some of `groups`: the block, where they are in it, and the groups of all its ids."""
-        wanted = np.fromiter(groups, np.int64)
-        for block in self.ledger.blocks.values():
-            own = self.of(block.ids)
-            if (held := np.isin(own, wanted)).any():
+        wanted = np.unique(np.fromiter(groups, np.int64))
+        for block, own in self._by_block.items():
+            if (held := _among(own, wanted)).any():
                 yield block, held, own
+
+    @cached_property
+    def _by_block(self) -> dict[Block, Ids]:
+        return {block: self.of(block.ids) for block in self.ledger.blocks.values()}
+
+
+def _among(ids: Ids, ordered: Ids) -> NDArray[np.bool_]:
+    """Whether each id is one of `ordered`, which increase."""
+    if not len(ordered):
+        return np.zeros(len(ids), bool)
+    return ordered[np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)] == ids
 
 
 def _smallest(pairs: Ids, size: int) -> Ids:

@@ -22,8 +22,8 @@ def convolution(call: Call) -> None:
         _read_by(call, labels, name, 1 - out_dim, weight.size(1 - out_dim))
     elif groups == call.args["input"].size(1) and not transposed:
         _depthwise(call, labels, rows, groups)
-    elif labels is not None:
-        call.ledger.forbid(compact(labels), f"are read by the grouped convolution {layer_of(name)!r}")
+    else:
+        _read_by(call, labels, name, 1 - out_dim, call.args["input"].size(1), kind="grouped")
     _gives(call, rows, call.args["bias"], 1, repeats=groups if transposed else 1)
 
 
@@ -67,7 +67,7 @@ def _computed(call: Call, *operands: Tensor) -> None:
     call.close()
 
 
-def _read_by(call: Call, labels: Tensor | None, name: str, dim: int, size: int) -> None:
+def _read_by(call: Call, labels: Tensor | None, name: str, dim: int, size: int, kind: str = "columns") -> None:
     if labels is None:
         return
     vector = channel_vector(labels, 1)
@@ -75,7 +75,7 @@ def _read_by(call: Call, labels: Tensor | None, name: str, dim: int, size: int) 
         if has_channels(labels):
             call.ledger.forbid(compact(labels), f"are read by {layer_of(name)!r} along another dimension")
         return
-    columns = call.ledger.block("columns", name, dim, size)
+    columns = call.ledger.block(kind, name, dim, size)
     call.ledger.link(vector, torch.arange(columns.start, columns.start + size, device=vector.device))
 
 

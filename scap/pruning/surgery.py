@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from scap.errors import ScapError
-from scap.models.inputs import Example
+from scap.models.inputs import Example, first_tensor
 from scap.models.layers import conv_layers, not_a_layer
 from scap.pruning.check import Outcome, law_8
 from scap.pruning.copies import Rehearsal, check_network, copied, undisturbed
@@ -48,14 +48,12 @@ def prunable_layers(network: nn.Module, example: Example) -> list[str]:
         >>> scap.prunable_layers(network, torch.zeros(1, 3, 8, 8))
         ['0']
     """
-    with undisturbed(network):
-        return [layer for layer, reason in Surgery(network, example).reasons.items() if reason is None]
+    return [layer for layer, reason in _reasons(network, example).items() if reason is None]
 
 
 def some_prunable_layers(network: nn.Module, example: Example) -> list[str]:
     """What prunable_layers lists; ScapError where that is nothing, with the reasons."""
-    with undisturbed(network):
-        reasons = Surgery(network, example).reasons
+    reasons = _reasons(network, example)
     layers = [layer for layer, reason in reasons.items() if reason is None]
     if not layers:
         first = "; ".join(f"{layer!r}: {reason}" for layer, reason in list(reasons.items())[:3])
@@ -87,10 +85,15 @@ def explain(network: nn.Module, example: Example) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    with undisturbed(network):
-        reasons = Surgery(network, example).reasons
-    rows = [(layer, reason is None, reason or "") for layer, reason in reasons.items()]
+    rows = [(layer, reason is None, reason or "") for layer, reason in _reasons(network, example).items()]
     return pd.DataFrame(rows, columns=["layer", "prunable", "reason"])
+
+
+def _reasons(network: nn.Module, example: Example) -> dict[str, str | None]:
+    check_network(network)
+    first_tensor(example)
+    with undisturbed(network):
+        return Surgery(network, example).reasons
 
 
 def prune_network(network: nn.Module, plan: Plan, example: Example) -> nn.Module:
@@ -103,6 +106,7 @@ def prune_network(network: nn.Module, plan: Plan, example: Example) -> nn.Module
     """
     check_network(network)
     plan = checked_plan(plan, network)
+    first_tensor(example)
     with undisturbed(network):
         pruned = Surgery(network, example).prune(plan) if plan else copied(network)
     note(pruned, network, plan)

@@ -285,7 +285,7 @@ def test_what_is_no_table_is_one_line(run_files, text):
 def test_a_job_says_which_command_makes_a_damaged_file_again(tmp_path, monkeypatch, path, hint):
     monkeypatch.chdir(tmp_path)
     logger, handlers = logging.getLogger(), logging.getLogger().handlers[:]
-    given = SimpleNamespace(rule="scores", wildcards=[], log=[str(tmp_path / "log")])
+    given = SimpleNamespace(rule="scores", wildcards=[], params={}, log=[str(tmp_path / "log")])
     try:
         with pytest.raises(SystemExit), job.job(given):
             raise DamagedFile(path, "is damaged")

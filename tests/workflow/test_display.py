@@ -221,6 +221,11 @@ def test_a_long_table_is_cut(made):
     assert "… and 20 more rows: results/tables/quick.csv" in closing(CONFIG, [])
 
 
+def test_where_there_is_no_other_target_the_costs_are_next(made):
+    alone = CONFIG | {"targets": {"all": ["quick"]}}
+    assert closing(alone, []).splitlines()[-1].startswith("  python -m workflow.costs ")
+
+
 def test_files_that_were_asked_for_are_named(made):
     Path("a.json").touch()
     assert "Made: a.json\n" in closing(CONFIG, ["a.json"])

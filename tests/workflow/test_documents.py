@@ -18,8 +18,10 @@ import scap
 from scap.errors import ScapError
 from scap.published import PUBLISHED, PUBLISHED_TOP1
 from workflow import documents, manual
+from workflow import tables as workflow_tables
 from workflow.configuration import load_configuration
 from workflow.documents import BLOCK, fill
+from workflow.lineage import RUN, Lineage, runs_of, size_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents.documents()
@@ -63,7 +65,9 @@ def test_blocks_are_whole_and_lines_begin_with_words(path):
 def tables(tmp_path, monkeypatch):
     """A repository with one table of runs, and one of a benchmark."""
     runs = [
-        {"network": "net", "seed": seed, "criterion": criterion, "size": "macs-0.5", "macs_removed": 0.5, "top1": top1}
+        {"network": "net", "seed": seed, "criterion": criterion, "macs_removed": 0.5, "params_removed": 0.75, "top1": top1}
+        | {"widths": "own", "size": "macs-0.5", "compensation": "none", "schedule": "none", "holdout_top1": None}
+        | {"device": "CPU", "torch": "2.13", "finetune_seconds": 900}
         for criterion, values in {"scap": (80.0, 82.0), "l1": (81.0, 82.5)}.items()
         for seed, top1 in enumerate(values)
     ]
@@ -72,7 +76,10 @@ def tables(tmp_path, monkeypatch):
     pd.DataFrame(runs).to_csv(tmp_path / "results/tables/runs.csv", index=False)
     cost = {"layer": ["a", "b"], "C": [64, 2048], "s": [0.12345, 12345.6], "note": "Quiet", "machine": "one core"}
     pd.DataFrame(cost).to_csv(tmp_path / "benchmarks/results/cost.csv", index=False)
-    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    monkeypatch.setattr(workflow_tables, "ROOT", tmp_path)
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "results"], check=True)
 
 
 MADE = {
@@ -91,6 +98,16 @@ MADE = {
     "seeds runs of=top1 also=top1 criterion=scap": (
         "| criterion | seed 0 | seed 1 | top-1, mean | top-1, mean |\n| --- | --- | --- | --- | --- |\n"
         "| `scap` | 80.00 | 82.00 | 81.00 | 81.00 |"
+    ),
+    "overview": (
+        "| table | networks | runs | seeds | device | torch | fine-tuning, h |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| `results/tables/runs.csv` | net | 4 | 0, 1 | CPU | 2.13 | 1.0 |"
+    ),
+    "overview results/earlier": "None yet.",
+    "published": (
+        "### runs\n\n    snakemake --cores all results/tables/runs.csv\n\n"
+        "| criterion | FLOPs removed | parameters removed | top-1 |\n| --- | --- | --- | --- |\n"
+        "| `scap` | 50.00 % | 75.00 % | 81.00 ± 1.41 % |\n| `l1` | 50.00 % | 75.00 % | 81.75 ± 1.06 % |"
     ),
     "table benchmarks/cost columns=layer,C C=64": "| layer | C |\n| --- | --- |\n| a | 64 |",
     "benchmark cost columns=layer,s": (
@@ -223,17 +240,16 @@ def test_files_and_modules_that_are_named_exist(path):
 @pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", RECIPES, re.DOTALL | re.MULTILINE))
 def test_the_recipes_of_configurations_are_accepted(text, tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text("")
+    (tmp_path / "mine.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    assert load_configuration(ROOT / "config", yaml.safe_load(text))
+    assert load_configuration(ROOT / "config", [tmp_path / "mine.yaml"])
 
 
 PATHS = re.findall(r"^    snakemake .*?(results/\S+)", "\n".join(path.read_text() for path in PAGES), re.MULTILINE)
 
 
 def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
-    from workflow.lineage import RUN, runs_of, size_of
-
-    config = load_configuration(ROOT / "config", {})
+    config = load_configuration(ROOT / "config")
     pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(RUN)) + r"/metrics\.json")
     metrics = [path for path in PATHS if path.endswith("metrics.json")]
     assert metrics
@@ -257,10 +273,16 @@ def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
 
 
 def test_the_targets_in_commands_exist():
-    targets = load_configuration(ROOT / "config", {})["targets"]
+    targets = load_configuration(ROOT / "config")["targets"]
     named = re.findall(r"snakemake --cores all ([a-z]\w+)\b(?!/)", README + RECIPES)
     assert named
     assert set(named) <= targets.keys()
+
+
+def test_what_dvc_shows_is_what_the_quickstart_makes():
+    shown = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    paths = [*shown["metrics"], *(path for plot in shown["plots"] for path in plot)]
+    assert set(paths) <= set(Lineage(load_configuration(ROOT / "config")).target("all"))
 
 
 @pytest.mark.parametrize(

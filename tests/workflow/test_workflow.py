@@ -131,6 +131,19 @@ def test_the_digest_of_a_script_counts_every_function_that_its_jobs_called(finis
     assert called > 5 * len(rules)
 
 
+def test_a_run_prints_few_lines_and_ends_with_its_tables(project):
+    """At most 60 lines without a terminal, for as many rules and tables as this."""
+    printed = (project / "hook/printed.txt").read_text()
+    lines = printed.rstrip().splitlines()
+    assert len(lines) <= 60, printed
+    assert "jobs (100%) done" in printed
+    for comparison, table in (("quick", "quick"), ("sizes", "sizes.sensitivity")):
+        assert f"results/tables/{table}.csv: " in printed
+        assert f"Figures: results/figures/{comparison}/" in printed
+    assert [line.split()[0] for line in lines[-3:]] == ["Next:", "snakemake", "python"]
+    assert not re.search(r"^(local)?rule |epoch ", printed, re.MULTILINE)
+
+
 def test_what_each_rule_has_cost(finished):
     """Read from the benchmark files: as many jobs of each rule as ran."""
     project, ran = finished
