@@ -28,7 +28,7 @@ def refused(project, *arguments):
     """What snakemake says to what it refuses: something short, and nothing is made."""
     output = project.snakemake("--dry-run", *arguments, succeeds=False)
     assert "Traceback" not in output
-    assert len(output.splitlines()) < 30
+    assert len(output.splitlines()) < 10
     assert not any((project / name).exists() for name in ("results", "logs"))
     return output
 
@@ -42,8 +42,8 @@ def refused(project, *arguments):
             "criteria: [scap, scap-3],",
             "config: comparisons.quick.runs.0.criteria: 'scap-3' is not in",
         ),
-        ("  l1: {terms", "  scap: {terms", f"{CONFIG}:18: the key 'scap' stands here twice"),
-        ("thresholds: [0.5]", "thresholds: [0:30]", f"{CONFIG}:26: 0:30 can be read in two ways; quote it"),
+        ("  l1: {terms", "  scap: {terms", "the key 'scap' stands here twice"),
+        ("thresholds: [0.5]", "thresholds: [1:30]", "1:30 can be read in two ways; quote it"),
         ("all: [quick, sizes]", "all: [quick, sizes]\n  scores: [quick]", "config: targets.scores: a rule has this name"),
         ("{source: digits}", "{source: cifar10}", "config: datasets.digits: 'root' is missing; name the folder"),
         (
@@ -148,7 +148,7 @@ def counts_of(output):
             {"download_cifar10": 1, "data": 1}
             | dict.fromkeys(("baseline", "evaluate_baseline", "activations"), 3)
             | dict.fromkeys(("spectrum", "autoencoder"), 3 * 13)
-            | {"scores": 3 * 5, "prune": 3 * 21, "finetune": 3 * 28, "evaluate": 3 * 28, "runs_table": 2},
+            | {"scores": 3 * 5, "prune": 3 * 21, "finetune": 3 * 29, "evaluate": 3 * 29, "runs_table": 2},
         ),
         ("ablations", {"download_cifar10": 1, "baseline": 3, "runs_table": 4, "sensitivity_table": 1}),
     ],
@@ -163,7 +163,7 @@ def test_a_target_plans_each_step_once(shipped, target, counts):
     ("target", "groups"),
     [
         ("all", {"layer": 4, "scores": 1, "run": 9, "report": 1}),  # and four by themselves: 19 submissions
-        ("paper", {"layer": 10, "scores": 2, "run": 63, "report": 2}),
+        ("paper", {"layer": 10, "scores": 1, "run": 63, "report": 2}),
     ],
 )
 def test_few_jobs_are_submitted_to_slurm(shipped, target, groups):
