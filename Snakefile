@@ -8,9 +8,6 @@ min_version("9.27.1")
 display = show_run(workflow)
 
 
-configfile: "config/config.yaml"
-
-
 report: "workflow/report/workflow.rst"
 
 

@@ -161,7 +161,7 @@ def write_table(name: str, rows: Sequence[Row], options: argparse.Namespace, not
     """`name`.csv, tidy, with the note and the machine in the last columns; also printed as it stands in the documents."""
     import pandas as pd
 
-    from workflow.documents import with_machine
+    from workflow.tables import with_machine
 
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{name}.csv"

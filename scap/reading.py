@@ -1,7 +1,7 @@
 """Reading what earlier steps wrote: tables, JSON, tensors.
 
-Every reader of the project checks here what it reads: that it is there and whole, its columns or names, shapes and ranges, and
-whose it is. Whatever is wrong ends with one line (DamagedFile). Imports no torch; pandas and safetensors when they are used.
+Every reader checks here what it reads: that it is whole, its names, shapes and ranges, and whose it is. Whatever is wrong ends
+with one line (DamagedFile). Imports no torch; pandas and safetensors when they are used.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 PERCENT, FRACTION, COSINE, COUNT, AMOUNT = (0.0, 100.0), (0.0, 1.0), (-1.0, 1.0), (0, 2**63 - 1), (0.0, 1e300)
 ROUNDING = 1e-6  # by so much a value of a channel may leave its limits
-DIGEST = "sha256"  # among the metadata of what save_tensors wrote
-FLOATS, PRECISE = ("F16", "F32", "F64"), ("F32", "F64")
+DIGEST, FLOATS, PRECISE = "sha256", ("F16", "F32", "F64"), ("F32", "F64")  # the digest is among a file's metadata
 Limits = Mapping[str, tuple[float, float]]
 
 
@@ -92,15 +91,13 @@ def _refuse(path: Path | str, column: str, wrong: pd.Series, kind: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, for the middle of a sentence."""
     return (str(getattr(error, "strerror", None) or error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_history(path: Path | str, *numbers: str) -> pd.DataFrame:
     """The history of a training: epochs 1, 2, … once each; `loss`, `train_top1`, `holdout_top1` (or NaN), more `numbers`."""
     limits = {"train_top1": PERCENT, "holdout_top1": PERCENT, "seconds": AMOUNT, "epoch": COUNT}
-    columns = ["epoch", "loss", "train_top1", *numbers]
-    table = read_table(path, numbers=columns, optional=["holdout_top1"], limits=limits, whole=["epoch"])
+    table = read_table(path, (), ["epoch", "loss", "train_top1", *numbers], ["holdout_top1"], limits=limits, whole=["epoch"])
     if table["epoch"].tolist() != list(range(1, len(table) + 1)):
         raise DamagedFile(path, "its epochs are not 1, 2, … once each, as in the history of one training")
     return table
@@ -109,10 +106,9 @@ def read_history(path: Path | str, *numbers: str) -> pd.DataFrame:
 def channel_values(
     table: pd.DataFrame, column: str, limits: tuple[float, float], *, source: str | Path = "score table"
 ) -> dict[str, NDArray[np.float64]]:
-    """A column of a table of channels (columns `layer` and `channel`) by layer, each an array indexed by the channel.
+    """A column of a table of channels (`layer`, `channel`, in any order) by layer, each an array indexed by the channel.
 
-    The order of the rows does not matter. DamagedFile names `source`, the layer and the channel where a layer's channels
-    are not 0 … K-1, once each, or a value is no number within the `limits`.
+    DamagedFile names `source`, layer and channel where the channels are not 0 … K-1 once each, or a value breaks the `limits`.
     """
     import pandas as pd
 
@@ -123,9 +119,8 @@ def channel_values(
             raise DamagedFile(source, f"must have one column {name!r} (found: {', '.join(map(str, table.columns))})")
     if table.empty or table["layer"].isna().any():
         raise DamagedFile(source, "has no rows" if table.empty else "has a row without a layer")
-    return {
-        str(layer): _indexed(part, str(layer), column, limits, source) for layer, part in table.groupby("layer", sort=False)
-    }
+    parts = table.groupby("layer", sort=False)
+    return {str(layer): _indexed(part, str(layer), column, limits, source) for layer, part in parts}
 
 
 def _indexed(
@@ -158,8 +153,8 @@ def read_json(path: Path | str, *, limits: Limits | None = None, whole: Sequence
         if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
             kind = "a whole number" if name in whole else "a number"
             raise DamagedFile(path, f"{name!r} is {value!r}, not {kind} between {low:g} and {high:g}")
-    for name in text:
-        if not isinstance(value := _nested(path, values, name), str):
+    for name, value in {name: _nested(path, values, name) for name in text}.items():
+        if not isinstance(value, str):
             raise DamagedFile(path, f"{name!r} is {value!r}, not text")
     return values
 
@@ -238,9 +233,8 @@ def open_tensors(path: str | Path, framework: str = "pt", *, digest: bool = Fals
                 raise DamagedFile(path, "has no checksum of its content, so another program wrote it")
             yield StoredTensors(path, file, told)
     except (OSError, SafetensorError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        problem = "there is no such file" if missing else f"the file is damaged, or no safetensors ({_reason(error)})"
-        raise DamagedFile(path, problem) from error
+        damaged = f"the file is damaged, or no safetensors ({_reason(error)})"
+        raise DamagedFile(path, "there is no such file" if isinstance(error, FileNotFoundError) else damaged) from error
 
 
 def check_digest(path: Path) -> bool:

@@ -3,6 +3,7 @@
 The checks, `help()`, and the schema of the workflow's configuration (workflow/schema.py) are made from these fields.
 """
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from copy import copy
@@ -45,7 +46,7 @@ def option(description: str, default: Any = MISSING, *, choices: Iterable[str] =
 def described(cls: Class) -> Class:
     """Add the fields, with meaning, default and bounds, to the docstring of a settings class."""
     lines = [f"    {each.name}: {_describe(each)}" for each in fields(cls) if "description" in each.metadata]
-    cls.__doc__ = "\n".join([(cls.__doc__ or "").rstrip(), "", "Args:", *lines])
+    cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
     return cls
 
 

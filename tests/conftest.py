@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from tiny import CONFIG, TINY
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of pytest-xdist share the cores
 
@@ -21,42 +22,9 @@ settings.register_profile("untimed", deadline=None)  # other work may run beside
 settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
-CONFIG = "config/config.yaml"
 # One thread a job: so small a network gains nothing from more, and results do not depend on the machine's cores.
 MACHINE = ("--cores", "2", "--set-threads", "baseline=1")
-TINY = """
-datasets:
-  digits: {source: digits}
-networks:
-  tiny:
-    architecture: vgg16
-    width: 0.0625
-    dataset: digits
-    layers: [conv1_1, conv2_2, conv5_3]
-    train_images: 512
-    holdout: 64
-    baseline: {epochs: 8, batch_size: 64, learning_rate: 0.05, ema: 0.9, crop: 2}
-    finetuning:
-      short: {epochs: 1, batch_size: 64, learning_rate: 0.05}
-calibrations:
-  few: {images: 32}
-autoencoders:
-  first: {calibration: few, bottleneck: 2, epochs: 3}
-  second: {calibration: few, bottleneck: 3, epochs: 3}
-criteria:
-  scap: {method: scap, autoencoder: first, alpha: 0.75}
-  scap-second: {method: scap, autoencoder: second}
-  l1: {method: l1, widths_of: scap}
-  uniform: {method: l1, widths_of: scap, uniform: true}
-comparisons:
-  quick:
-    - {networks: [tiny], seeds: [0], criteria: [scap, scap-second, l1, uniform], thresholds: [0.5], tracks: [short]}
-studies:
-  readings: {network: tiny, seeds: [0], threshold: 0.5, criteria: [scap-second, scap, uniform]}
-targets:
-  all: [quick, readings]
-"""
-# Notes, when a job ends, which of the project's files it has imported, and which lines begin functions that it has called:
+# Notes, when a job ends, which lines begin functions of the project that it has called:
 # from the import of `job` on, as the scripts import PyTorch before, and not while modules are imported.
 HOOK = """
 import atexit, json, os, pathlib, sys, threading
@@ -86,11 +54,10 @@ def importing(frame):
 def note():
     job = getattr(sys.modules["__main__"], "snakemake", None)
     if hasattr(job, "rule"):
-        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
         script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
         lines = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in list(called.values())]
-        note = {"rule": job.rule, "script": script, "files": [script, *(os.path.relpath(file) for file in files if file)],
-                "called": [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]}
+        called_at = [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]
+        note = {"rule": job.rule, "script": script, "wildcards": dict(job.wildcards.items()), "called": called_at}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
 if "/.snakemake/scripts/" in sys.orig_argv[-1]:
@@ -115,7 +82,9 @@ class Job:
     @property
     def name(self) -> str:
         """What tells it from the other jobs of its rule, in the tiny experiment."""
-        return "/".join(self.wildcards[key] for key in ("autoencoder", "layer", "criterion", "figure") if key in self.wildcards)
+        return "/".join(
+            value for key, value in self.wildcards.items() if key not in ("dataset", "network", "seed", "calibration")
+        )
 
 
 def jobs(output: str) -> list[Job]:
@@ -128,7 +97,7 @@ def jobs(output: str) -> list[Job]:
     return found
 
 
-LONG = ("test_slurm.py", "test_storage.py", "test_workflow.py")
+LONG = ("test_slurm.py", "test_storage.py", "test_reruns.py", "test_workflow.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -173,6 +142,7 @@ class Project:
                 shutil.copy(ROOT / name, folder)
         if config is not None:
             (folder / CONFIG).write_text(config)
+            shutil.rmtree(folder / "config/experiments")
         (folder / "notes").mkdir()
         (folder / "hook").mkdir()
         (folder / "hook/sitecustomize.py").write_text(HOOK)
@@ -252,14 +222,16 @@ def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Proje
 
 
 def _finish(folder: Path) -> None:
-    """Run the tiny experiment in a git repository, from data to figures; what snakemake printed lies beside the folder."""
+    """Run the tiny experiment in a git repository, from data to figures; what snakemake planned lies beside the folder."""
     project = Project.copy(folder, TINY)
     with (project / ".gitignore").open("a") as file:
         file.write("/notes/\n/hook/\n")
     project.git("init", "--quiet", "--initial-branch=main")
     project.git("add", "--all")
     project.git("commit", "--message", "sources")
-    folder.with_suffix(".out").write_text(project.snakemake())
+    planned = project.snakemake("--dry-run")
+    (project / "hook/printed.txt").write_text(project.snakemake())  # there git ignores it
+    folder.with_suffix(".out").write_text(planned)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ POINTS = (  # criterion, widths, size, compensation of the pruned networks
     "scap-second/own/threshold-0.5/none",
     "l1/scap/threshold-0.5/none",
     "l1/uniform-scap/threshold-0.5/none",
-    "conditional/own/macs-0.5/none",
-    "conditional/own/macs-0.5/full",
+    "conditional/own/macs-0.8/none",
+    "conditional/own/macs-0.8/full",
 )
 SCHEDULES = dict(zip(POINTS, ["short"] * 4 + ["none"] * 2, strict=True))
 FIGURES = {"tradeoff", "finetuning", "method", "scores", "channels"}
@@ -33,7 +33,7 @@ networks:
       short: {epochs: 1, batch_size: 64, learning_rate: 0.05}
 criteria:
   scap: {terms: {fidelity: 0.75, l1: 0.25}, autoencoder: {bottleneck: 2, epochs: 3}, calibration: {images: 32}}
-  scap-second: {like: scap, autoencoder: {bottleneck: 3}}
+  scap-second: {like: scap, terms: {fidelity: 1, l1: 1}, fusion: product, autoencoder: {bottleneck: 3}}
   l1: {terms: {l1: 1}}
   conditional: {terms: {conditional: 1}, calibration: {images: 32}}
 compensations:
@@ -44,7 +44,7 @@ comparisons:
     runs:
       - &quick {networks: [tiny], seeds: [0], criteria: [scap, scap-second], thresholds: [0.5], schedules: [short]}
       - {<<: *quick, criteria: [l1], widths: [scap, uniform-scap]}
-      - {<<: *quick, criteria: [conditional], thresholds: [], macs: [0.5], compensations: [none, full], schedules: [none]}
+      - {<<: *quick, criteria: [conditional], thresholds: [], macs: [0.8], compensations: [none, full], schedules: [none]}
     figures: [tradeoff, finetuning, method, scores, channels]
   sizes:
     runs:

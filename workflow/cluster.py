@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from scap.writing import abandoned
@@ -52,8 +53,13 @@ def remove_leftovers(folder: Path = Path("results"), started: float = STARTED) -
     """
     for path in (*folder.rglob(".*.part"), *folder.rglob(".tmp*")):  # .tmp*: of other programs that write safetensors
         if path.is_file() and abandoned(path, started):
-            path.unlink(missing_ok=True)
+            _remove(path)
     for path in folder.rglob("*.resume"):
         model = path.with_suffix("")
         if model.is_file() and not record_path(str(model), INCOMPLETE).exists():
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # another run removed it, or it is another user's
+        path.unlink()

@@ -60,6 +60,7 @@ class _Closure:
         self.units: dict[tuple[str, str], list[str]] = {}
         self.waiting: list[tuple[str, Chain]] = []
         self.followed: set[tuple[str, Chain]] = set()
+        self.loaded: set[str] = set()
 
     def module(self, name: str) -> Module | None:
         return find_module(self.folder, name)
@@ -124,10 +125,13 @@ class _Closure:
 
     def load(self, name: str) -> None:
         """Add what runs when a module is imported, its packages first."""
+        if name in self.loaded:
+            return
+        self.loaded.add(name)
         if name.count("."):
             self.load(name.rpartition(".")[0])
         module = self.module(name)
-        if module is None or (name, "") in {*self.units, *self.without}:
+        if module is None or (name, "") in self.without:
             return
         self.add_units((name, ""), module.always)
         for loaded in module.loads:

@@ -13,8 +13,8 @@ from typing import Any
 from scap.criterion.settings import AutoencoderSettings, CalibrationSettings
 from scap.criterion.terms import needs
 from scap.models.names import PRUNABLE
-from workflow.configuration import sees_spectra
 from workflow.figures import FIGURES, TABLES
+from workflow.references import sees_spectra
 
 NETWORK = "results/{network}/seed{seed}"
 CALIBRATION = f"{NETWORK}/calibrations/{{calibration}}"
@@ -44,7 +44,7 @@ class Lineage:
     def layers(self, network: str) -> list[str]:
         """Names of the convolutions that are analysed and pruned."""
         entry = self.config["networks"][network]
-        return entry.get("layers", PRUNABLE[entry["architecture"]])
+        return entry["layers"] if "layers" in entry else PRUNABLE[entry["architecture"]]
 
     @cached_property
     def all_layers(self) -> list[str]:
@@ -160,7 +160,7 @@ class Lineage:
 
 def runs_of(grid: dict[str, Any]) -> Iterator[Run]:
     """The runs of a grid, as wildcards."""
-    sizes = [f"{key}-{value}" for key, prefix in SIZES.items() for value in grid[prefix]]
+    sizes = [f"{key}-{float(value)}" for key, prefix in SIZES.items() for value in grid[prefix]]
     axes = ("networks", "seeds", "criteria", "widths", "compensations", "schedules")
     for network, seed, criterion, widths, size, compensation, schedule in product(
         *(grid[axis] for axis in axes[:4]), sizes, *(grid[axis] for axis in axes[4:])
@@ -182,7 +182,7 @@ SIZES = {"threshold": "thresholds", "macs": "macs", "params": "params"}  # kind 
 def size_of(size: str) -> tuple[str, float]:
     """The kind and the value of a size: `threshold-0.6`; ValueError where the value is not written as Python writes it."""
     kind, _, text = size.partition("-")
-    if not re.fullmatch(NUMBER, text) or text not in (str(float(text)), str(int(float(text)))):
+    if not re.fullmatch(NUMBER, text) or text != str(float(text)):
         raise ValueError(f"{size}: write the number as {kind}-{float(text)}")
     return kind, float(text)
 

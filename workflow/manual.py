@@ -1,12 +1,10 @@
-"""Parts of the documents that are made from what is in the repository: settings, terms, modules, experiments, tables."""
+"""Parts of the documents that are made from code: settings, terms, modules, experiments (workflow/documents.py)."""
 
 import ast
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
-import pandas as pd
 import yaml
 
 from scap.criterion.settings import AutoencoderSettings, CalibrationSettings, CriterionSettings
@@ -85,18 +83,4 @@ def _first_line(doc: str | None) -> str:
     return (doc or "").strip().splitlines()[0] if doc else ""
 
 
-def overview(folder: str = "results/tables") -> str:
-    """The tables of runs in a folder that are in git: what they hold, where and in what time they were made."""
-    listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    tables = {path: pd.read_csv(ROOT / path) for path in listed if path.endswith(".csv")}
-    head = ["table", "networks", "runs", "seeds", "device", "torch", "fine-tuning, h"]
-    body = [[f"`{path}`", *_facts(runs)] for path, runs in tables.items() if "finetune_seconds" in runs]
-    return markdown(head, body) if body else "None yet."
-
-
-def _facts(runs: pd.DataFrame) -> list[str]:
-    named = [", ".join(runs[column].astype(str).unique()) for column in ("network", "seed", "device", "torch")]
-    return [named[0], str(len(runs)), *named[1:], f"{runs['finetune_seconds'].sum() / 3600:.1f}"]
-
-
-MANUAL = (settings, terms, modules, experiments, overview)
+MANUAL = (settings, terms, modules, experiments)

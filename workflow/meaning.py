@@ -1,6 +1,7 @@
 """The meaning of Python code: its syntax without comments, docstrings, descriptions and annotations."""
 
 import ast
+from collections.abc import Iterator
 
 Chain = tuple[str, ...]  # a name and the attributes read from it: scap.errors.ScapError is ("scap", "errors", "ScapError")
 DESCRIPTIONS = ("doc", "description")  # keys and arguments that describe a field, as a docstring would
@@ -9,9 +10,24 @@ PLAIN = {"abc", "contextlib", "dataclasses", "enum", "functools", "typing"}
 PLAIN_NAMES = {"classmethod", "property", "staticmethod", "torch.enable_grad", "torch.inference_mode", "torch.no_grad"}
 
 
-def strip(tree: ast.Module) -> ast.Module:
-    """Remove from a module what does not count; annotations of fields and of functions with unknown decorators stay."""
-    return _Strip(origins(tree)).visit(tree)
+def statements_of(tree: ast.Module) -> Iterator[ast.stmt]:
+    """The statements of a module, without lone strings and what is for types alone."""
+    waiting = tree.body[::-1]
+    while waiting:
+        statement = waiting.pop()
+        if isinstance(statement, ast.If) and is_for_types(statement):
+            waiting += statement.orelse[::-1]
+        elif not (isinstance(statement, ast.Expr) and is_text(statement.value)):
+            yield statement
+
+
+def strip(statement: ast.stmt, known: dict[str, str | None]) -> ast.stmt:
+    """Remove from a statement what does not count; annotations of fields and of functions with unknown decorators stay."""
+    return _Strip(known).visit(statement)
+
+
+def is_for_types(statement: ast.If) -> bool:
+    return chain_of(statement.test)[-1:] == ("TYPE_CHECKING",)
 
 
 def meaning_of(node: object) -> str:
@@ -38,9 +54,9 @@ def is_text(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def origins(tree: ast.AST) -> dict[str, str | None]:
-    """The module that a name is imported from."""
-    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+def origins(tree: ast.Module) -> dict[str, str | None]:
+    """The module that a name is imported from, at the top."""
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
     return {alias.asname or alias.name: node.module for node in froms for alias in node.names}
 
 
@@ -67,7 +83,7 @@ class _Strip(ast.NodeTransformer):
         return None if is_text(node.value) else self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
-        if chain_of(node.test)[-1:] != ("TYPE_CHECKING",):
+        if not is_for_types(node):
             return self.generic_visit(node)
         return [kept for kept in map(self.visit, node.orelse) if kept is not None]
 

@@ -1,8 +1,8 @@
 """Restore what DVC stores, verify it, and tell Snakemake what made it: python -m workflow.restore [POINTER.dvc ...]
 
-Without arguments, all results (results/**/*.dvc). `data.dvc` comes from the DVC cache or remote, else from --source FOLDER,
-else from the official address. Everything is compared with its pointer byte by byte; a damaged cache object is fetched again.
---check compares what the remote holds with the pointers, and changes nothing.
+Without arguments, all results: those of pointers (results/**/*.dvc), and the small files that git has. `data.dvc` comes from
+the DVC cache or remote, else from --source FOLDER, else from the official address. Everything is compared with its pointer byte
+by byte; a damaged cache object is fetched again. --check compares what the remote holds with the pointers, and changes nothing.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from scap.data.sources import RAW_FILES, md5
 from scap.errors import ScapError
 from workflow.pointers import listed_files, outs, tracked_files
-from workflow.records import restore_records
+from workflow.records import provenance_files, restore_records
 from workflow.store import (
     RestoreError,
     cache_object,
@@ -27,7 +27,7 @@ from workflow.store import (
     remote_path,
 )
 
-DATA = Path("data.dvc")
+DATA, RESULTS = Path("data.dvc"), Path("results")
 Files = list[tuple[Path, str]]
 
 
@@ -171,7 +171,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="verify what the remote holds; nothing is restored")
     options = parser.parse_args()
     pointers = options.pointers or sorted(Path("results").rglob("*.dvc"))
-    if not pointers:
+    if not pointers and not any(provenance_files(RESULTS)):
         print("error: no pointer below results/ (*.dvc): nothing was stored in this clone; git pull", file=sys.stderr)
         return 1
     if options.check:
@@ -179,6 +179,9 @@ def main() -> int:
     sound = _each(pointers, lambda pointer: list(tracked_files(pointer)))  # before DVC is let at them
     fetch([pointer for pointer in sound if pointer != DATA])
     done = _each(sound, lambda pointer: restore_data(pointer, options.source) if pointer == DATA else restore_results(pointer))
+    if not options.pointers:
+        restore_records(RESULTS)
+        print(f"{sum(1 for _ in provenance_files(RESULTS))} results are known to Snakemake")
     return int(len(done) < len(pointers))
 
 

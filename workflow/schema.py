@@ -59,7 +59,8 @@ def type_of(annotation: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     if origin is list:
         return {"type": "array", "items": type_of(arguments[0], metadata), "uniqueItems": "repeats" not in metadata}
     if origin is not None:  # a mapping
-        return {"type": "object", "additionalProperties": type_of(arguments[1], metadata)}
+        names = {"propertyNames": NAMES} if is_dataclass(arguments[1]) else {}
+        return {"type": "object", "additionalProperties": type_of(arguments[1], metadata), **names}
     if is_dataclass(annotation):
         return object_of(annotation)  # type: ignore[arg-type]
     kind: dict[str, Any] = {"enum": list(metadata["choices"])} if "choices" in metadata else {"type": TYPES[annotation]}

@@ -9,7 +9,7 @@ from scap.settings import option
 from scap.training.settings import TrainingSettings
 from workflow.figures import FIGURES, TABLES
 
-NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
+NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*(?!\n)$"
 SHARE = {"exclusiveMinimum": 0, "maximum": 1}
 
 

@@ -83,6 +83,8 @@ def _next(config: Mapping[str, Any], names: list[str]) -> list[str]:
     commands = [f"snakemake --report report.html{target}    # one page: tables, figures, settings, run times"]
     if others:
         commands.append(f"snakemake --cores all -n {others[0]}    # what another target would run; without -n it runs")
+    else:
+        commands.append("python -m workflow.costs    # what each step has cost")
     return ["Next:", *(f"  {command}" for command in commands)]
 
 

@@ -5,10 +5,11 @@ import symtable
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from scap.errors import ScapError
-from workflow.meaning import Chain, chain_of, is_plain, is_text, meaning_of, origins, strip
+from workflow.meaning import Chain, chain_of, is_plain, is_text, meaning_of, origins, statements_of, strip
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.ClassDef)
@@ -34,18 +35,57 @@ class Import:
         return () if self.name is None else (self.name,)
 
 
-@dataclass(frozen=True)
 class Unit:
-    """A statement at the top of a module."""
+    """A statement at the top of a module; what it means is worked out when it is asked for."""
 
-    meaning: str
-    chains: frozenset[Chain]  # the names that it refers to: of its module, or imported inside it
-    imports: tuple[Import, ...]  # inside it
-    defines: bool = False  # a function or a class, of which the rest tells:
-    decorators: tuple[Chain, ...] = ()  # those that may keep a list of what they decorate
-    bases: tuple[Chain, ...] = ()
-    writes: bool = False  # when called, it changes a variable of its module
-    hooks: bool = False  # is told of its subclasses
+    def __init__(self, reader: "_Reader", statement: ast.stmt) -> None:
+        self.reader, self.written = reader, statement
+        self.defines = isinstance(statement, DEFINITIONS)  # a function or a class
+
+    @cached_property
+    def statement(self) -> ast.stmt:
+        """Without what does not count."""
+        return strip(self.written, self.reader.origins)
+
+    @cached_property
+    def meaning(self) -> str:
+        return meaning_of(self.statement)
+
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
+        """Those inside it."""
+        return tuple(self.reader.imports(self.statement))
+
+    @cached_property
+    def names(self) -> set[str]:
+        """Names that it takes from outside its functions."""
+        return _outer_names(self.statement) | {each.bound for each in self.imports}
+
+    @cached_property
+    def chains(self) -> frozenset[Chain]:
+        """What it refers to: names of its module, or imported inside it."""
+        return frozenset(_chains(self.statement, self.names))
+
+    @cached_property
+    def decorators(self) -> tuple[Chain, ...]:
+        """Those that may keep a list of what they decorate; metaclasses too."""
+        makers = [*getattr(self.written, "decorator_list", ()), *(each.value for each in _metaclasses(self.written))]
+        return tuple(chain_of(node) for node in makers if not is_plain(node, self.reader.origins))
+
+    @cached_property
+    def bases(self) -> tuple[Chain, ...]:
+        return tuple(chain_of(node) for node in getattr(self.written, "bases", ()))
+
+    @cached_property
+    def writes(self) -> bool:
+        """Whether it changes a variable of its module when it is called."""
+        return any(_writes(node, self.names, self.reader.variables) for node in ast.walk(self.statement))
+
+    @cached_property
+    def hooks(self) -> bool:
+        """Whether it is told of its subclasses."""
+        nodes = ast.walk(self.statement)
+        return any(getattr(node, "name", "") == "__init_subclass__" or _metaclasses(node) for node in nodes)
 
 
 @dataclass(frozen=True)
@@ -71,50 +111,30 @@ def read_module(path: Path, name: str, package: str, scripts: bool = False) -> M
         raise ScapError(f"{path}: is no Python that can be read ({error})") from error
     reader = _Reader(path, package, scripts, tree)
     bindings: dict[str, list[Unit | Import]] = defaultdict(list)
-    always, main = [], []
+    always, main, loads = [], [], set()
     for statement in reader.statements:
-        unit, bound = reader.unit(statement), _bound(statement)
-        for each in () if isinstance(statement, DEFINITIONS) else unit.imports:
+        unit, bound = Unit(reader, statement), _bound(statement)
+        for each in () if unit.defines else unit.imports:
             bindings[each.bound].append(each)
         for each in bound:
             bindings[each].append(unit)
-        if not bound and not isinstance(statement, IMPORTS):
+        if isinstance(statement, IMPORTS):
+            loads |= {each.loads for each in unit.imports}
+        elif not bound:
             (main if _is_main(statement) else always).append(unit)
     lazy = next((ast.literal_eval(node.value) for node in reader.statements if _bound(node) == [LAZY]), {})
-    loads = {
-        each.loads for statement in reader.statements if isinstance(statement, IMPORTS) for each in reader.imports(statement)
-    }
     units = {key: tuple(each) for key, each in bindings.items()}
     return Module(name, units, tuple(always), tuple(main), frozenset(loads), lazy)
 
 
 class _Reader:
-    """Makes units of the statements of one file."""
+    """The statements of a file, and what a unit must know of it."""
 
     def __init__(self, path: Path, package: str, scripts: bool, tree: ast.Module) -> None:
         self.path, self.package, self.scripts = path, package, scripts
-        self.origins, self.statements = origins(tree), strip(tree).body
+        self.origins = origins(tree)
+        self.statements = list(statements_of(tree))
         self.variables = {name for node in self.statements if not isinstance(node, DEFINITIONS) for name in _bound(node)}
-
-    def unit(self, statement: ast.stmt) -> Unit:
-        """What a statement means and refers to."""
-        imports = tuple(self.imports(statement))
-        names = _outer_names(statement) | {each.bound for each in imports}
-        chains = frozenset(_chains(statement, names))
-        if not isinstance(statement, DEFINITIONS):
-            return Unit(meaning_of(statement), chains, imports)
-        makers = statement.decorator_list + [each.value for each in _metaclasses(statement)]
-        nodes = list(ast.walk(statement))
-        return Unit(
-            meaning_of(statement),
-            chains,
-            imports,
-            defines=True,
-            decorators=tuple(chain_of(node) for node in makers if not is_plain(node, self.origins)),
-            bases=tuple(chain_of(node) for node in getattr(statement, "bases", ())),
-            writes=any(_writes(node, names, self.variables) for node in nodes),
-            hooks=any(getattr(node, "name", "") == "__init_subclass__" or _metaclasses(node) for node in nodes),
-        )
 
     def imports(self, statement: ast.stmt) -> Iterator[Import]:
         """Names that a statement imports, at once or when its functions are called."""

@@ -1,7 +1,6 @@
 """YAML as people mean it: a key twice, or a value that YAML 1.1 reads as something else, is refused with its line."""
 
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import yaml
 SURPRISES = re.compile(
     r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|yes|no|on|off|\d{4}-\d\d?-\d\d?.*", re.IGNORECASE
 )
+MOST = 100_000  # values in a file, with those that aliases repeat
 
 
 class ConfigurationError(ValueError):
@@ -18,14 +18,29 @@ class ConfigurationError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Keys are checked as they are written: later, `<<` has put others among them."""
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
-            if keys.count(key.value) > 1 and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark)
             if not isinstance(key, yaml.ScalarNode) or key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise yaml.MarkedYAMLError(problem="a key is not text; quote it", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands here twice", problem_mark=key.start_mark)
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in what `<<` merges: a mapping's own keys count before those, the first of several mappings before the others."""
+        merges = [value for key, value in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        node.value = [(key, value) for key, value in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        found = {key.value: (key, value) for key, value in node.value}
+        for source in (each for merge in merges for each in (merge.value if merge.id == "sequence" else [merge])):
+            if not isinstance(source, yaml.MappingNode):
+                raise yaml.MarkedYAMLError(problem="<< can merge mappings only", problem_mark=source.start_mark)
+            self.flatten_mapping(source)
+            for key, value in source.value:
+                found.setdefault(key.value, (key, value))
+        node.value = list(found.values())
 
 
 def _refuse_surprises(loader: _Loader, node: yaml.ScalarNode) -> None:
@@ -62,17 +77,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigurationError(f"{where}: {error.problem or error.context}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(f"{path}: cannot be read as YAML in UTF-8 ({reason})") from error
     if not isinstance(found, dict):
         raise ConfigurationError(f"{path}: holds no sections; the first level must be `name:`")
-    _refuse_loops(found, path, ())
-    return found
+    return _copy(found, path, (), [MOST])
 
 
-def _refuse_loops(value: object, path: Path, above: tuple[int, ...]) -> None:
+def _copy(value: Any, path: Path, above: tuple[int, ...], left: list[int]) -> Any:
+    """A copy in which no part stands in two places, as aliases make it: one place may be changed without the other."""
+    if not isinstance(value, dict | list):
+        return value
+    left[0] -= len(value)
     if id(value) in above:
         raise ConfigurationError(f"{path}: an anchor contains itself")
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _refuse_loops(part, path, (*above, id(value)))
+    if left[0] < 0:
+        raise ConfigurationError(f"{path}: holds more than {MOST} values; use fewer anchors")
+    above = (*above, id(value))
+    if isinstance(value, list):
+        return [_copy(part, path, above, left) for part in value]
+    return {key: _copy(part, path, above, left) for key, part in value.items()}

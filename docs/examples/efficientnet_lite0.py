@@ -10,6 +10,7 @@ Prints top-1 on the images of val, FLOPs and parameters after each step. Minutes
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,6 +25,7 @@ from scap.training.loop import evaluate, train
 from scap.training.settings import TrainingSettings
 
 HERE = Path(__file__)
+TRAINED_CLASSES = 1000
 # What the weights were trained with: (x - 127) / 128 for x in 0..255.
 NORMALISATION = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3}
 
@@ -42,6 +44,8 @@ def efficientnet_lite0(classes: int) -> nn.Module:
     renamed = dict(zip(own, weights.values(), strict=True))
     kept = {name: value for name, value in renamed.items() if value.shape == own[name].shape}
     network.load_state_dict(own | kept)
+    if classes != TRAINED_CLASSES:  # timm's initial head is far too loud for few classes
+        network.get_submodule("classifier").reset_parameters()  # type: ignore[operator]
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1  # theirs, 0.01, needs hundreds of steps to learn the statistics of other images
@@ -69,7 +73,7 @@ def prune(network: nn.Module, dataset: Dataset, share: float, images: int) -> tu
     chosen = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))[:images]
     calibration = normalise(dataset.train.take(chosen), dataset.mean, dataset.std, "cpu")
     table = scap.score_network(network, calibration, criterion=scap.CriterionSettings(terms={"conditional": 1}))
-    widths = {layer: round(share * channels) for layer, channels in table.groupby("layer").size().items()}
+    widths = {str(layer): round(share * channels) for layer, channels in table.groupby("layer").size().items()}
     plan = scap.plan_of_widths(table, widths)
     return prune_and_compensate(network, plan, calibration, "full")[0], plan
 
@@ -78,17 +82,20 @@ def steps(root: Path, size: int, share: float, epochs: int, holdout: int) -> Ite
     """The network after each step."""
     dataset = open_images(root, size, holdout)
     batch = min(32, len(dataset.train))
-    settings = TrainingSettings(epochs=epochs, batch_size=batch, learning_rate=0.02, weight_decay=1e-4, flip=True)
+    common: dict[str, Any] = {"epochs": epochs, "batch_size": batch, "weight_decay": 1e-4, "flip": True}
     torch.manual_seed(0)
-    network = efficientnet_lite0(dataset.classes)
-    train(network, dataset, settings, seed=0)
+    network = efficientnet_lite0(dataset.classes).requires_grad_(False)
+    network.get_submodule("classifier").requires_grad_(True)  # the head alone: the rest has been trained
+    train(network, dataset, TrainingSettings(learning_rate=0.01, **common), seed=0)
     yield "trained", network, dataset
-    pruned, plan = prune(network, dataset, share, images=min(128, len(dataset.train)))
+    pruned, plan = prune(network.requires_grad_(True), dataset, share, images=min(512, len(dataset.train)))
     yield "pruned", pruned, dataset
-    train(pruned, dataset, settings, seed=0)
+    train(pruned, dataset, TrainingSettings(learning_rate=0.005, **common), seed=0)
     yield "fine-tuned", pruned, dataset
-    about = {"architecture": f"{HERE}:efficientnet_lite0", "arguments": {"classes": dataset.classes}}
-    scap.save_network(root / "pruned.safetensors", pruned, plan=plan, example_shape=(1, 3, size, size), **about)
+    made_by, example = f"{HERE}:efficientnet_lite0", (1, 3, size, size)
+    arguments = {"classes": dataset.classes}
+    path = root / "pruned.safetensors"
+    scap.save_network(path, pruned, plan=plan, example_shape=example, architecture=made_by, arguments=arguments)
 
 
 def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
@@ -104,7 +111,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, object]]:
     parser.add_argument(
         "--share", type=float, default=0.5, help="share of the channels that stay, of layers that can be pruned"
     )
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of training and of fine-tuning")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of training the head, and of fine-tuning")
     options = parser.parse_args(arguments)
     if options.source:
         source = load_dataset(options.source, 0)

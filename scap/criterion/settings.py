@@ -14,7 +14,16 @@ NORMALISATIONS = ("raw", "min-max", "max", "mean")
 @described
 @dataclass(frozen=True)
 class CriterionSettings(Settings):
-    """How a channel's importance is made of its terms; the workflow's `criteria` have the same keys."""
+    """How a channel's importance is made of its terms; the workflow's `criteria` have the same keys.
+
+    Example:
+        >>> import scap
+        >>> scap.CriterionSettings(terms={"novelty": 1, "l1": 1}, fusion="product").fusion
+        'product'
+        >>> scap.CriterionSettings(terms={"novel": 1})
+        Traceback (most recent call last):
+        scap.errors.ScapError: criterion: terms: 'novel' is unknown; did you mean 'novelty'?
+    """
 
     SECTION: ClassVar[str] = "criterion"
 
@@ -56,7 +65,14 @@ class CriterionSettings(Settings):
 @described
 @dataclass(frozen=True)
 class AutoencoderSettings(Settings):
-    """What docs/method.md leaves open about the autoencoder; `autoencoder` of the workflow's criteria has the same keys."""
+    """What docs/method.md leaves open about the autoencoder; `autoencoder` of the workflow's criteria has the same keys.
+
+    Example:
+        >>> import scap
+        >>> settings = scap.AutoencoderSettings(representation="power", bottleneck=32)
+        >>> settings.kind
+        'nonlinear'
+    """
 
     SECTION: ClassVar[str] = "autoencoder"
 

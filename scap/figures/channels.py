@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scap.figures.style import COLOURS, DASHES, FONT, PAGE, add_legend, crowded, label_layers, new_figure, styled
-from scap.reading import read_table
+from scap.reading import COUNT, FRACTION, channel_values, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ def scores_figure(scores_csv: Path | str, threshold: float | None = None, title:
     from matplotlib.lines import Line2D
 
     table = read_table(scores_csv, ["layer"], ["channel", "score"])
+    channel_values(table, "score", FRACTION, source=scores_csv)
     columns = [column for column in QUANTITIES if column in table]
     table = read_table(scores_csv, ["layer"], ["channel", *columns])
     figure = new_figure(PAGE, 0.6 + 1.5 * len(columns))
@@ -85,7 +86,8 @@ def channels_figure(channels_csv: Path | str) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    table = read_table(channels_csv, ["layer"], ["before", "after"])
+    limits = dict.fromkeys(["before", "after"], COUNT)
+    table = read_table(channels_csv, ["layer"], ["before", "after"], limits=limits, whole=list(limits))
     before, after = table["before"], table["after"]
     counts = [f"{kept:.0f}/{all_:.0f}" for kept, all_ in zip(after, before, strict=True)]
     upright = crowded(counts)

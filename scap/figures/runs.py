@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scap.errors import ScapError
 from scap.figures.style import COLUMN, DASHES, PAGE, add_legend, line_style, new_figure, styled
-from scap.reading import read_table
+from scap.reading import PERCENT, read_history, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,10 +27,11 @@ def tradeoff_figure(runs_csv: Path | str) -> Figure:
     params_removed (fractions). Points are means over seeds, bars the sample standard deviation.
     """
     axes_of_runs = ["network", "criterion", "widths", "size", "compensation", "schedule"]
-    runs = read_table(runs_csv, axes_of_runs, ["seed", "top1_baseline", "top1", *REMOVED])
+    limits = {"top1": PERCENT, "top1_baseline": PERCENT} | dict.fromkeys(REMOVED, (-1e6, 1.0))
+    runs = read_table(runs_csv, axes_of_runs, ["seed", "top1_baseline", "top1", *REMOVED], limits=limits)
     runs[list(REMOVED)] *= 100
     baselines = runs.drop_duplicates(["network", "seed"]).groupby("network", sort=False)["top1_baseline"].mean()
-    runs["line"], runs["look"] = _joined(runs, ["network", "criterion", "widths"]), _joined(runs, ["compensation", "schedule"])
+    runs["line"], runs["look"] = joined(runs, ["network", "criterion", "widths"]), joined(runs, ["compensation", "schedule"])
     figure = new_figure(PAGE, 2.5)
     for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), REMOVED.items(), strict=True):
         _curves(axes, runs, column)
@@ -43,7 +44,7 @@ def tradeoff_figure(runs_csv: Path | str) -> Figure:
     return figure
 
 
-def _joined(runs: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+def joined(runs: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     """The columns that tell runs apart as one text a run; the criterion always."""
 
     named = [column for column in columns if column == "criterion" or runs[column].nunique() > 1]
@@ -123,8 +124,7 @@ def finetuning_figure(history_csvs: Mapping[str, Path | str]) -> Figure:
     """
     if not history_csvs:
         raise ScapError("no history to draw: give at least one label with its history table")
-    numbers = ["epoch", "loss", "train_top1"]
-    histories = {label: read_table(path, [], numbers, ["holdout_top1"]) for label, path in history_csvs.items()}
+    histories = {label: read_history(path) for label, path in history_csvs.items()}
     held_out = {label: bool(history["holdout_top1"].notna().any()) for label, history in histories.items()}
     mixed = len(set(held_out.values())) > 1
     figure = new_figure(COLUMN, 2.8)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scap.figures.runs import SIZES, joined
 from scap.figures.style import COLOURS, FONT, MARKERS, PAGE, add_legend, new_figure, styled
 from scap.published import PUBLISHED
 from scap.reading import read_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 REMOVED = {"macs_removed": "FLOPs removed", "params_removed": "parameters removed"}
@@ -18,14 +20,17 @@ RANKS = {"rank_correlation_first": "with the first", "rank_correlation_l1": "wit
 
 @styled
 def sensitivity_figure(sensitivity_csv: Path | str) -> Figure:
-    """A line for each criterion, nearest to the published size on top: what is removed, and how alike the rankings are.
+    """A line for each criterion (network, widths, size), nearest to the published size on top: what is removed, how alike
+    the rankings are.
 
-    Reads criterion, threshold, distance_to_published, macs_removed, params_removed (fractions), rank_correlation_first
-    and rank_correlation_l1 (NaN: it ranks nothing). Points are means over seeds, bars reach from the lowest to the highest.
+    Reads network, criterion, widths, size, distance_to_published, macs_removed, params_removed (fractions),
+    rank_correlation_first and rank_correlation_l1 (NaN: it ranks nothing). Points are means over seeds, bars reach from the
+    lowest to the highest.
     """
-    table = read_table(sensitivity_csv, ["criterion"], ["threshold", "distance_to_published", *REMOVED], list(RANKS))
+    axes_of_runs = ["network", "criterion", "widths", "size"]
+    table = read_table(sensitivity_csv, axes_of_runs, ["distance_to_published", *REMOVED], list(RANKS))
     table[list(REMOVED)] *= 100
-    criteria = table.groupby("criterion", sort=False)
+    criteria = table.assign(line=joined(table, axes_of_runs)).groupby("line", sort=False)
     order = criteria["distance_to_published"].mean().sort_values(kind="stable").index[::-1]
     mean, low, high = (criteria[[*REMOVED, *RANKS]].agg(how).loc[order] for how in ("mean", "min", "max"))
     figure = new_figure(PAGE, 0.6 + 1.6 * FONT * len(order) / 72)
@@ -41,9 +46,15 @@ def sensitivity_figure(sensitivity_csv: Path | str) -> Figure:
         left.axvline(100 * value, color=COLOURS[index], linewidth=0.8, linestyle=(0, (4, 1.5)), zorder=0)
     right.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     left.set_yticks(range(len(order)), labels=order)
-    left.set(xlabel=f"removed at τ = {table['threshold'].iloc[0]:g} (%); dashed: published", ylim=(-0.6, len(order) - 0.4))
+    left.set(xlabel=f"removed{_at_size(table['size'])} (%); dashed: published", ylim=(-0.6, len(order) - 0.4))
     right.set(xlabel="rank correlation within a layer")
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
     add_legend(figure, [*left.containers, *right.containers])
     return figure
+
+
+def _at_size(sizes: pd.Series) -> str:
+    """The size that all have, for a label."""
+    kind, _, value = sizes.iloc[0].partition("-")
+    return f" at {SIZES.get(kind, kind)} {value}" if sizes.nunique() == 1 else ""

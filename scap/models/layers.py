@@ -4,8 +4,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from scap.errors import ScapError
-
 
 def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
     """Ungrouped two-dimensional convolutions by module path, in the order of the network."""
@@ -48,13 +46,6 @@ def replace_tensors(network: nn.Module, tensors: dict[int, Tensor]) -> None:
             for key, tensor in list(held.items()):
                 if id(tensor) in tensors:
                     held[key] = tensors[id(tensor)]  # type: ignore[assignment]  # a parameter for a parameter
-
-
-def scaled(channels: int, width: float) -> int:
-    """Number of channels at relative `width`, rounded, at least 1."""
-    if width <= 0:
-        raise ScapError(f"width: {width} is not above 0; give a factor such as 1 or 0.25")
-    return max(1, round(channels * width))
 
 
 def initialise_convolutions(network: nn.Module) -> None:

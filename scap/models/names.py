@@ -20,8 +20,25 @@ PRUNABLE = {
         for name, blocks in RESNET_BLOCKS.items()
     },
 }
+RESNET_STAGES = (16, 32, 64)
 EXTRAS = {"torchvision": "data", "timm": "models"}  # packages whose networks can be built -> extra of scap that installs them
 FORMS = "torchvision:NAME, timm:NAME, FILE.py:FUNCTION"
+
+
+def scaled(channels: int, width: float) -> int:
+    """Number of channels at relative `width`, rounded, at least 1."""
+    if width <= 0:
+        raise ScapError(f"width: {width} is not above 0; give a factor such as 1 or 0.25")
+    return max(1, round(channels * width))
+
+
+def output_channels(architecture: str, width: float) -> dict[str, int]:
+    """Output channels of the layers of a built-in architecture that can be pruned, at relative `width`."""
+    if architecture in RESNET_BLOCKS:
+        full = [RESNET_STAGES[int(layer.split(".")[0].removeprefix("layer")) - 1] for layer in PRUNABLE[architecture]]
+    else:
+        full = [channels for block in VGG16_BLOCKS for channels in block]
+    return {layer: scaled(channels, width) for layer, channels in zip(PRUNABLE[architecture], full, strict=True)}
 
 
 def own_function(architecture: str) -> tuple[Path, str] | None:

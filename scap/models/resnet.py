@@ -5,10 +5,8 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scap.models.layers import initialise_convolutions, scaled
-from scap.models.names import RESNET_BLOCKS
-
-RESNET_STAGES = (16, 32, 64)
+from scap.models.layers import initialise_convolutions
+from scap.models.names import RESNET_BLOCKS, RESNET_STAGES, scaled
 
 
 class PaddedShortcut(nn.Module):

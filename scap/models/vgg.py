@@ -4,8 +4,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from scap.models.layers import initialise_convolutions, scaled
-from scap.models.names import VGG16_BLOCKS
+from scap.models.layers import initialise_convolutions
+from scap.models.names import VGG16_BLOCKS, scaled
 
 
 def vgg16(classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Sequential:

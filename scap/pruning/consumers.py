@@ -4,10 +4,11 @@ Derived from the dependency graph of the surgery and checked by running the netw
 fixed, changing channels of the producer may change nothing but the columns that are said to read them.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -61,7 +62,9 @@ def find_consumers(network: nn.Module, layers: Sequence[str], example: Tensor) -
     with undisturbed(traced):
         graph = Graph(traced, example, training=False)
         reads = {layer: _reads(graph, layer) for layer in layers}
-    return {layer: _readers(traced, layer, reads[layer], example) for layer in layers}
+    sound = {layer: each for layer, each in reads.items() if each.obstacle is None}
+    obstacles = _contradictions(traced, sound, example[:1])
+    return {layer: _readers(traced, each, each.obstacle or obstacles.get(layer)) for layer, each in reads.items()}
 
 
 def slopes(network: nn.Module, norm: str | None, outputs: int) -> Tensor:
@@ -89,22 +92,25 @@ def _reads(graph: Graph, layer: str) -> _Reads:
             found.obstacle = f"its channels {reason}"
     for block, held, groups in graph.groups.holders(own.tolist()):
         name = layer_of(block.name)
-        pairs = [(position, channel) for position in held.nonzero()[0].tolist() for channel in channels[groups[position]]]
+        readers = {position: channels[groups[position]] for position in held.nonzero()[0].tolist()}
         if block.kind == "rows":
-            found.outputs[name] = pairs
+            found.outputs[name] = [(position, channel) for position, read in readers.items() for channel in read]
         elif block.kind in ("columns", "grouped"):
-            found.inputs[name], found.norms[name] = pairs, graph.norms.get(name)
-            reader = graph.network.get_submodule(name)
-            if not isinstance(reader, nn.Conv2d | nn.Linear):
-                found.obstacle = f"{name!r} reads it, a {type(reader).__name__}"
+            module = graph.network.get_submodule(name)
+            if not isinstance(module, nn.Conv2d | nn.Linear):
+                found.obstacle = found.obstacle or f"{name!r} reads it, a {type(module).__name__}"
+            elif any(len(read) > 1 for read in readers.values()):
+                found.obstacle = found.obstacle or f"{name!r} reads several of its channels in one"
+            else:
+                found.inputs[name] = [(position, read[0]) for position, read in readers.items()]
+                found.norms[name] = graph.norms.get(name)
     if not found.inputs and found.obstacle is None:
         found.obstacle = "no layer reads its channels"
     return found
 
 
-def _readers(network: nn.Module, layer: str, reads: _Reads, example: Tensor) -> Readers:
-    obstacle = reads.obstacle or _probe(network, layer, reads, example[:1])
-    if obstacle:
+def _readers(network: nn.Module, reads: _Reads, obstacle: str | None) -> Readers:
+    if obstacle is not None:
         return Readers(outputs=reads.outputs, obstacle=obstacle)
     try:
         consumers = [consumer for name in reads.inputs for consumer in _by_group(network, name, reads)]
@@ -138,55 +144,91 @@ def _hooked(network: nn.Module, hooks: dict[str, Callable[..., Any]]) -> Iterato
             handle.remove()
 
 
-@torch.no_grad()
-def _probe(network: nn.Module, layer: str, reads: _Reads, image: Tensor) -> str | None:
-    """Why the graph's word cannot be trusted, or None: every channel is changed in runs that tell it from each other one."""
-    conv: Any = network.get_submodule(layer)
-    numbers = torch.arange(conv.out_channels)
-    bits = numbers[None] >> torch.arange(max(1, (conv.out_channels - 1).bit_length()))[:, None] & 1
-    changed = torch.cat([bits, 1 - bits]).to(image.device)  # (runs, K): each two channels differ in some run, both ways
-    images = image.expand(len(changed), *image.shape[1:]).to(next(network.parameters()))
-    values: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+def _contradictions(network: nn.Module, reads: dict[str, _Reads], image: Tensor) -> dict[str, str]:
+    """Layer -> why the graph's word on it is not believed; all layers are tried at once, then halves where that fails."""
+    obstacle = _probe(network, reads, image) if reads else None
+    if obstacle is None:
+        return {}
+    layers = list(reads)
+    if len(layers) == 1:
+        return {layers[0]: obstacle}
+    halves = (layers[: len(layers) // 2], layers[len(layers) // 2 :])
+    found = [_contradictions(network, {layer: reads[layer] for layer in half}, image) for half in halves]
+    return found[0] | found[1] or dict.fromkeys(layers, obstacle)
 
-    def keep(name: str) -> Callable[..., Any]:
+
+@torch.no_grad()
+def _probe(network: nn.Module, reads: dict[str, _Reads], image: Tensor) -> str | None:
+    """What is wrong with the graph's word, or None.
+
+    In every run half of each layer's channels are changed, so that any two differ in some run, both ways round, and what
+    their readers give is held fixed: only inputs that are said to read a changed channel may differ.
+    """
+    image = image.to(next(network.parameters()))
+    runs = max(1, max(len(network.get_parameter(f"{layer}.weight")) - 1 for layer in reads).bit_length())
+    kept: dict[str, tuple[Tensor, Tensor]] = {}  # what each reader reads and gives when nothing is changed
+    calls: Counter[str] = Counter()
+    now: dict[str, Tensor] = {}
+    changing = False
+
+    def hold(name: str) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-            values[name].append(((args[0] if args else kwargs["input"]).clone(), output.clone()))
-            return None if len(values[name]) == 1 else values[name][0][1].clone()
+            calls[name] += 1
+            now[name] = (args[0] if args else kwargs["input"]).clone()
+            if changing:
+                return kept[name][1].clone()
+            kept[name] = now[name], output.clone()
+            return None
 
         return hook
 
-    def change(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
-        return output + changed[:, :, None, None] * noise * (3 * output.abs().max() + 1)
-
-    with _hooked(network, {name: keep(name) for name in reads.inputs}):
-        before = tree_leaves(network(images))
-        if any(len(values[name]) != 1 for name in reads.inputs):
-            return f"{next(name for name in reads.inputs if len(values[name]) != 1)!r}, which reads it, runs more than once"
-        with _hooked(network, {layer: change}):
-            after = tree_leaves(network(images))
-    for name, claimed in reads.inputs.items():
-        if obstacle := _disagreement(layer_at(network, name), name, values[name], claimed, changed):
-            return obstacle
-    pairs = [(old, new) for old, new in zip(before, after, strict=True) if isinstance(old, Tensor)]
-    if any(_differs(old, new).any() for old, new in pairs):
-        return f"other parts of the network read it than {', '.join(map(repr, reads.inputs))}"
+    readers = {name for each in reads.values() for name in each.inputs}
+    with _hooked(network, {name: hold(name) for name in readers}):
+        before = tree_leaves(network(image))
+        if wrong := next((name for name in readers if calls[name] != 1), None):
+            return f"{wrong!r}, which reads it, runs more than once"
+        for name in readers:
+            if obstacle := _other_than_its_weight(layer_at(network, name), *kept[name]):
+                return f"{name!r}, which reads it, {obstacle}"
+        changing = True
+        for bit, flipped in product(range(runs), (False, True)):
+            with _hooked(network, {layer: _change(bit, flipped) for layer in reads}):
+                after = tree_leaves(network(image))
+            for name in readers:
+                allowed = _allowed(name, reads, bit, flipped)
+                if not _only(layer_at(network, name), kept[name][0], now[name], allowed):
+                    return f"{name!r} reads its channels in another order, or mixed"
+            leaves = [(old, new) for old, new in zip(before, after, strict=True) if isinstance(old, Tensor)]
+            if any(_differs(old, new).any() for old, new in leaves):
+                return f"other parts of the network read it than {', '.join(sorted(map(repr, readers)))}"
     return None
 
 
-def _disagreement(
-    module: Layer, name: str, values: list[tuple[Tensor, Tensor]], pairs: list[tuple[int, int]], changed: Tensor
-) -> str | None:
-    (old, outputs), (new, _) = values
-    if (obstacle := _other_than_its_weight(module, old, outputs)) is not None:
-        return f"{name!r}, which reads it, {obstacle}"
-    if isinstance(module, nn.Conv2d):
+def _chosen(channel: int, bit: int, flipped: bool) -> bool:
+    return bool(channel >> bit & 1) != flipped
+
+
+def _change(bit: int, flipped: bool) -> Callable[..., Tensor]:
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(bit)).to(output)
+        chosen = torch.tensor([_chosen(channel, bit, flipped) for channel in range(output.shape[1])]).to(output)
+        return output + chosen[:, None, None] * noise * (3 * output.abs().max() + 1)
+
+    return hook
+
+
+def _allowed(name: str, reads: dict[str, _Reads], bit: int, flipped: bool) -> list[int]:
+    """Inputs of the layer that may change."""
+    pairs = (pair for each in reads.values() for pair in each.inputs.get(name, []))
+    return [position for position, channel in pairs if _chosen(channel, bit, flipped)]
+
+
+def _only(layer: Layer, old: Tensor, new: Tensor, allowed: list[int]) -> bool:
+    if isinstance(layer, nn.Conv2d):
         old, new = old.movedim(1, -1), new.movedim(1, -1)
-    differs = _differs(old, new).reshape(len(changed), -1, old.shape[-1]).any(1)
-    allowed = torch.zeros_like(differs)
-    positions, channels = torch.tensor(pairs, device=changed.device).unbind(1)
-    allowed[:, positions] = changed[:, channels].bool()
-    return f"{name!r} reads its channels in another order, or mixed" if (differs & ~allowed).any() else None
+    differs = _differs(old, new).reshape(-1, old.shape[-1]).any(0)
+    differs[allowed] = False
+    return not differs.any()
 
 
 def _differs(old: Tensor, new: Tensor) -> Tensor:

@@ -19,20 +19,49 @@ from scap.pruning.copies import check_network, copied, first_line, undisturbed
 
 
 def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
-    """Exact `macs` for one image and `params` (all trainable tensors, batch norm's included) of `network`.
+    """The size of a network: multiply-accumulate operations for one image, and parameters.
 
-    `example`, a tensor (N, channels, height, width) or a tuple or dict of all arguments, gives the size of the images;
-    N does not change the result. Raises ScapError where the network does not run on it.
+    Args:
+        network: Any module; it is not altered.
+        example: An input: a tensor (N, channels, H, W), or a tuple or dict of all arguments. N does not change the result.
+
+    Returns:
+        `macs` (1 MAC = 1 FLOP) and `params` (all trainable tensors, batch norm's included), exact.
+
+    Raises:
+        ScapError: Where the network does not run on the example.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> scap.count_operations(network, torch.zeros(1, 3, 8, 8))
+        {'macs': 12384, 'params': 516}
     """
     params = sum(parameter.numel() for parameter in network.parameters())
     return {"macs": _macs(network, example)["Global"], "params": params}
 
 
 def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
-    """MACs for one image of each convolution and linear layer by module path, in the order of the network.
+    """Multiply-accumulate operations for one image of each convolution and linear layer.
 
     A layer used several times counts each time, an unused one 0. Matrix products outside of these layers (attention) are
-    in count_operations alone. `network` is not altered.
+    in `count_operations` alone.
+
+    Args:
+        network: Any module; it is not altered.
+        example: As in `count_operations`.
+
+    Returns:
+        Layer (module path) -> MACs, in the order of the network.
+
+    Raises:
+        ScapError: Where the network does not run on the example.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> scap.layer_macs(network, torch.zeros(1, 3, 8, 8))
+        {'0': 7776, '2': 4608}
     """
     layers = [name for name, module in network.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
     counted = _macs(network, example)

@@ -36,12 +36,26 @@ def save_network(
     example_shape: Sequence[int] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> None:
-    """Write weights, and how the network around them is rebuilt, to one safetensors file; its folder is made.
+    """Write weights, and how the network around them is rebuilt, to one safetensors file. No pickles.
 
-    `architecture` and `arguments` are those of scap.models.build.build_network (None for a network of one's own,
-    which load_network needs a `build` for), `plan` is the one that `network` was pruned by (by default what the surgery
-    noted on it: of a network that was pruned twice the two in one), `example_shape` (N, channels, H, W) an input's,
-    `extra` anything that JSON can hold. Raises ScapError where they disagree.
+    Args:
+        path: The file; its folder is made.
+        network: A network, pruned or not.
+        architecture: Its name for scap.models.build.build_network; None for a network of your own, which `load_network`
+            needs a `build` for.
+        arguments: The arguments of build_network.
+        plan: The plan that it was pruned by; by default what the surgery noted on it (of a network that was pruned twice
+            the two in one).
+        example_shape: (N, channels, H, W) of an input.
+        extra: Anything that JSON can hold.
+
+    Raises:
+        ScapError: Where the plan is not the network's, for what JSON cannot hold, and where the file cannot be written.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+        >>> scap.save_network("network.safetensors", network, example_shape=(1, 3, 8, 8))
     """
     plan = _own_plan(network, plan)
     state = state_of(network)
@@ -89,12 +103,29 @@ def load_network(
     *,
     run_code: bool = False,
 ) -> nn.Module:
-    """The network of a file by save_network, in evaluation mode on the CPU, from that file alone.
+    """The network of a file by `save_network`, pruned or not, in evaluation mode on the CPU.
 
-    `build` makes the unpruned network where the file names no architecture; a pruned network is run once, on `example`
-    or on zeros of the saved shape. `run_code`: whether a Python file that it names as its architecture
-    (FILE.py:FUNCTION) may be run; say so of files you trust. Raises ScapError for a missing or damaged file and where
-    network and weights do not fit; nothing much larger than the file is allocated before that is known.
+    Args:
+        path: The file.
+        build: Makes the unpruned network, where the file names no architecture.
+        example: An input on which a pruned network is run once; zeros of the saved shape by default.
+        run_code: Whether a Python file that is named as the architecture (FILE.py:FUNCTION) may be run. Say so of files
+            that you trust.
+
+    Returns:
+        The network.
+
+    Raises:
+        ScapError: For a missing or damaged file, and where network and weights do not fit. Nothing much larger than the
+            file is allocated before that is known.
+
+    Example:
+        >>> import scap, torch
+        >>> def make_network():
+        ...     return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+        >>> scap.save_network("network.safetensors", make_network(), example_shape=(1, 3, 8, 8))
+        >>> scap.load_network("network.safetensors", build=make_network)[0].out_channels
+        8
     """
     metadata, state = _read(path)
     plan = metadata["plan"] or {}

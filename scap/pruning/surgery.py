@@ -25,13 +25,28 @@ TRIALS = 12  # cuts that are tried at most to tell layers that fail from those t
 
 
 def prunable_layers(network: nn.Module, example: Example) -> list[str]:
-    """Convolutions whose output channels can be removed alone, by module path, in the order of the network.
+    """The convolutions whose output channels can be removed alone.
 
-    Left out are those coupled with another convolution's outputs (residual streams, depthwise), grouped ones,
-    those whose channels are normalised or rearranged together or are the network's own outputs (a classifier), and
-    unused ones; `explain` says which is which. Half of the channels of all layers listed have been removed from a copy
-    and the result compared with the original (law 8). `example` is an input: a tensor (N, channels, H, W), or a tuple or
-    dict of all arguments; `network` is not altered.
+    Left out are those coupled with another convolution's outputs (residual streams, depthwise), grouped ones, those whose
+    channels are normalised or rearranged together or are the network's own outputs (a classifier), and unused ones;
+    `explain` says which is which. Half of the channels of all layers listed have been removed from a copy and the result
+    compared with the original (law 8).
+
+    Args:
+        network: Any module; it is not altered.
+        example: An input: a tensor (N, channels, H, W), or a tuple or dict of all arguments.
+
+    Returns:
+        Module paths, in the order of the network.
+
+    Raises:
+        ScapError: Where the network does not run on the example.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> scap.prunable_layers(network, torch.zeros(1, 3, 8, 8))
+        ['0']
     """
     return [layer for layer, reason in _reasons(network, example).items() if reason is None]
 
@@ -49,9 +64,24 @@ def some_prunable_layers(network: nn.Module, example: Example) -> list[str]:
 
 
 def explain(network: nn.Module, example: Example) -> "pd.DataFrame":
-    """One row for each convolution: `layer` (module path), `prunable`, and `reason` why not (empty for those that are).
+    """Why a convolution can be pruned, or what stands in the way.
 
-    The reason names the module that the layer is coupled with or that stands in the way. `example` as in prunable_layers.
+    Args:
+        network: Any module; it is not altered.
+        example: As in `prunable_layers`.
+
+    Returns:
+        One row for each convolution: `layer` (module path), `prunable`, and `reason`, empty for those that are; else it
+        names the module that the layer is coupled with or that stands in the way.
+
+    Raises:
+        ScapError: Where the network does not run on the example.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> scap.explain(network, torch.zeros(1, 3, 8, 8))["prunable"].tolist()
+        [True, False]
     """
     import pandas as pd
 

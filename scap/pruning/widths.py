@@ -1,17 +1,17 @@
 """How many channels each layer keeps: by a budget, or the same share of every layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from scap.checks import check_number
 from scap.errors import ScapError
+from scap.models.inputs import Example
 from scap.models.layers import conv_layers
-from scap.pruning.counting import count_operations
 from scap.pruning.plans import Plan, layer_scores, plan_at
-from scap.pruning.surgery import prune_network
+from scap.pruning.sizes import Sizes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def plan_for(
     table: "pd.DataFrame",
     network: nn.Module,
-    example: Tensor,
+    example: Example,
     *,
     macs: float | None = None,
     params: float | None = None,
@@ -29,31 +29,89 @@ def plan_for(
 ) -> Plan:
     """The channels of a score table that a budget leaves room for: the plan at the lowest threshold that meets it.
 
-    `macs`, `params`: the shares that may be left, in (0, 1]; both hold where both are given. Raises ScapError where no
-    threshold meets the budget, with what the smallest plan reaches.
+    Args:
+        table: Score table of `score_network`.
+        network: The network that was scored.
+        example: An input of it, (N, channels, H, W).
+        macs: Share of the multiply-accumulate operations that may be left, in (0, 1].
+        params: Share of the parameters that may be left, in (0, 1]; both hold where both are given.
+        multiple: Numbers of channels are rounded up to a multiple of this.
+        min_channels: A layer keeps so many channels at least, or all that it has.
+
+    Returns:
+        Layer -> the output channels that it keeps, increasing.
+
+    Raises:
+        ScapError: Where no budget is given, and where no threshold meets it, with what the smallest plan leaves.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> criterion = scap.CriterionSettings(terms={"l1": 1})
+        >>> table = scap.score_network(network, torch.rand(1, 3, 8, 8), criterion=criterion)
+        >>> [len(kept) for kept in scap.plan_for(table, network, torch.rand(1, 3, 8, 8), macs=0.5).values()]
+        [4]
     """
-    budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
-    if not budgets:
-        raise ScapError("plan_for: no budget is given; say macs= or params=, the share that is left")
-    for key, share in budgets.items():
-        check_number(share, key, 0, 1)
-    before = count_operations(network, example)
+    sizes, budgets = Sizes(network, example), _budgets(macs, params)
+    meets = sizes.meets(budgets)
     thresholds = np.unique(np.concatenate(list(layer_scores(table).values()))).clip(0, 1)
 
     def plan(index: int) -> Plan:
         return plan_at(table, float(thresholds[index]), multiple, min_channels=min_channels)
 
-    def left(index: int) -> dict[str, float]:
-        after = count_operations(prune_network(network, plan(index), example), example)
-        return {key: after[key] / before[key] for key in budgets}
+    smallest = plan(len(thresholds) - 1)
+    if not meets(smallest):
+        _refuse(sizes, smallest, budgets)
+    return plan(_first(lambda index: meets(plan(index)), len(thresholds)))
 
-    def fits(index: int) -> bool:
-        return all(left(index)[key] <= share for key, share in budgets.items())
 
-    if not fits(len(thresholds) - 1):
-        least = ", ".join(f"{key} {value:.4f}" for key, value in left(len(thresholds) - 1).items())
-        raise ScapError(f"plan_for: the smallest plan of these scores leaves {least} of the network; raise the budget")
-    return plan(_first(fits, len(thresholds)))
+def uniform_widths(
+    network: nn.Module,
+    layers: Sequence[str],
+    example: Example,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    multiple: int = 1,
+    min_channels: int = 1,
+) -> dict[str, int]:
+    """Channels per layer when all keep the same share, the largest that meets the budgets (shares left, in (0, 1]).
+
+    Widths are rounded down to a `multiple`, at least one of it and at least `min_channels`, at most the whole layer.
+    Raises ScapError where the smallest widths do not meet the budgets.
+    """
+    sizes, budgets = Sizes(network, example), _budgets(macs, params)
+    meets, convolutions = sizes.meets(budgets), conv_layers(network)
+    totals = {layer: convolutions[layer].out_channels for layer in layers}
+    floor = -(-max(multiple, min_channels) // multiple) * multiple
+    steps = sorted({count / total for total in totals.values() for count in range(1, total + 1)}, reverse=True)
+
+    def plan(index: int) -> Plan:
+        # A thousandth of a channel: shares such as 7 / 10 of 10 channels are 7, whatever the rounding says.
+        widths = {layer: int(steps[index] * total + 1e-3) // multiple * multiple for layer, total in totals.items()}
+        widths = widths if index else totals
+        return {layer: list(range(min(totals[layer], max(floor, width)))) for layer, width in widths.items()}
+
+    smallest = plan(len(steps) - 1)
+    if not meets(smallest):
+        _refuse(sizes, smallest, budgets)
+    chosen = plan(_first(lambda index: meets(plan(index)), len(steps)))
+    return {layer: len(kept) for layer, kept in chosen.items()}
+
+
+def _budgets(macs: float | None, params: float | None) -> dict[str, float]:
+    budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
+    if not budgets:
+        raise ScapError("no budget is given; say macs= or params=, the share that is left")
+    for key, share in budgets.items():
+        check_number(share, key, 0, 1)
+    return budgets
+
+
+def _refuse(sizes: Sizes, smallest: Plan, budgets: dict[str, float]) -> None:
+    after = sizes.of(smallest)
+    least = ", ".join(f"{after[key] / sizes.full[key]:.4f} of the {key}" for key in budgets)
+    raise ScapError(f"the budget cannot be met: the smallest plan leaves {least}; raise it, or prune more layers")
 
 
 def _first(fits: Callable[[int], bool], count: int) -> int:
@@ -63,26 +121,3 @@ def _first(fits: Callable[[int], bool], count: int) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle + 1, high)
     return low
-
-
-def uniform_widths(network: nn.Module, plan: Plan, example: Tensor, multiple: int = 1, min_channels: int = 1) -> dict[str, int]:
-    """Channels per layer of `plan` when all keep the same share: the largest that needs no more MACs than the plan.
-
-    Widths are rounded down to a `multiple`, at least one of it and at least `min_channels`, at most the whole layer.
-    """
-    budget = count_operations(prune_network(network, plan, example), example)["macs"]
-    totals = {layer: conv.out_channels for layer, conv in conv_layers(network).items() if layer in plan}
-    if all(len(kept) == totals[layer] for layer, kept in plan.items()):
-        return totals
-    floor = -(-max(multiple, min_channels) // multiple) * multiple
-
-    def widths(share: float) -> dict[str, int]:
-        rounded = {layer: int(share * total) // multiple * multiple for layer, total in totals.items()}
-        return {layer: min(total, max(floor, rounded[layer])) for layer, total in totals.items()}
-
-    low, high = 0.0, 1.0
-    for _ in range(10):  # to a thousandth of the width
-        middle = (low + high) / 2
-        trial = prune_network(network, {layer: list(range(n)) for layer, n in widths(middle).items()}, example)
-        low, high = (middle, high) if count_operations(trial, example)["macs"] <= budget else (low, middle)
-    return widths(low)

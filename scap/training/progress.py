@@ -48,6 +48,8 @@ def load_progress(path: Path, tensors: Mapping[str, Tensor], identity: str) -> H
                 return []
             saved = {name: file.take(name, tuple(of.shape), (DTYPES[of.dtype],)) for name, of in tensors.items()}
             history = json.loads(file.metadata["history"])
+            if not isinstance(history, list):
+                raise ValueError("its history is no list")
     except (DamagedFile, KeyError, ValueError) as error:
         logger.warning("%s: %s; training from scratch", path, getattr(error, "problem", f"damaged ({error!r})"))
         return []

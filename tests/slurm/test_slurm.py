@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import CONFIG, Project
-from test_workflow import LAYERS, NETWORK, NOTHING
+from conftest import Project
+from tiny import CONFIG, FEW, FIRST, LAYERS, NOTHING, POINTS, SECOND, run_folder
 
 SCRIPT = Path(__file__).parent / "slurm.sh"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "mungekey", "setpriv")
@@ -31,14 +31,14 @@ main()
 # The first attempt of each fine-tuning comes to harm. An attempt writes down its job.
 FAULTS = """
 import os, pathlib, signal, time
-attempts = pathlib.Path("attempts", snakemake.wildcards.criterion)
+attempts = pathlib.Path("attempts", f"{snakemake.wildcards.criterion}-{snakemake.wildcards.widths}")
 attempts.parent.mkdir(exist_ok=True)
 with attempts.open("a") as file:
     print(os.environ["SLURM_JOB_ID"], file=file)
 if len(attempts.read_text().split()) == 1:
-    if snakemake.wildcards.criterion == "uniform":
+    if attempts.name == "l1-uniform-scap":
         pathlib.Path(snakemake.output.model).write_bytes(b"half")
-    if snakemake.wildcards.criterion in ("scap", "uniform"):
+    if attempts.name in ("scap-own", "l1-uniform-scap"):
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep({seconds})
 """
@@ -112,10 +112,10 @@ def with_faults(project: Project, seconds: int) -> None:
     path.write_text(path.read_text().replace('"""\n', '"""\n' + FAULTS.format(seconds=seconds), 1))
 
 
-def attempts(project: Project, criterion: str) -> list[dict[str, str]]:
-    """The jobs that tried to fine-tune the network of a criterion."""
+def attempts(project: Project, point: str) -> list[dict[str, str]]:
+    """The jobs that tried to fine-tune the network of a criterion and widths."""
     jobs = {job["JobId"]: job for job in jobs_of(project)}
-    return [jobs[name] for name in (project / f"attempts/{criterion}").read_text().split()]
+    return [jobs[name] for name in (project / f"attempts/{point}").read_text().split()]
 
 
 def states(jobs: list[dict[str, str]]) -> list[str]:
@@ -130,8 +130,8 @@ def submitted(slurm: Path, new_project: Callable[..., Project]) -> Project:
     rules = project / "workflow/rules/prune.smk"
     rules.write_text(HURRY + re.sub(r"runtime=more\((\d+)\)", r"runtime=hurried(\1)", rules.read_text()))
     submission = submit(project)
-    wait_for((project / "attempts/l1").is_file, submission, 600)
-    subprocess.run(["scancel", *(project / "attempts/l1").read_text().split()], check=True)
+    wait_for((project / "attempts/l1-scap").is_file, submission, 600)
+    subprocess.run(["scancel", *(project / "attempts/l1-scap").read_text().split()], check=True)
     submission.end()
     return project
 
@@ -140,7 +140,7 @@ def test_the_results_equal_those_of_a_local_run(submitted, project):
     tables = [
         path for path in (project / "results").rglob("*.csv") if "history" not in path.name and path.parent.name != "tables"
     ]
-    assert len(tables) == 2 * len(LAYERS) + 1 + 4 + 4  # fidelities, strengths, scores, channels
+    assert len(tables) == 2 * len(LAYERS) + 1 + 4 + 2 * len(POINTS)  # fidelities, a term, scores, channels and compensation
     for path in (*tables, *(project / "results").rglob("finetuned.safetensors")):
         assert (submitted / str(path.relative_to(project.folder))).read_bytes() == path.read_bytes()
     assert NOTHING in submitted.snakemake("--dry-run")
@@ -161,42 +161,41 @@ def test_resources_reach_the_scheduler(submitted):
 
 
 def test_short_jobs_share_submissions(submitted):
-    """38 jobs: data, baseline, two on the baseline, all layers, all scores, four runs (each twice, or more), the report."""
-    assert len(jobs_of(submitted)) - len(jobs_of(submitted, "rule_run")) == 7
-    assert len(jobs_of(submitted, "rule_run")) == sum(
-        len(attempts(submitted, name)) for name in ("scap", "scap-second", "l1", "uniform")
-    )
+    """43 jobs: data, baseline, three on it, all layers, all scores, six runs (four of them twice, or more), the report."""
+    assert len(jobs_of(submitted)) - len(jobs_of(submitted, "rule_run")) == 8
+    trained = ("scap-own", "scap-second-own", "l1-scap", "l1-uniform-scap")
+    assert len(jobs_of(submitted, "rule_run")) == 2 + sum(len(attempts(submitted, name)) for name in trained)
 
 
 def test_a_job_killed_once_is_tried_again_with_more(submitted):
     """As by the kernel for want of memory."""
-    jobs = attempts(submitted, "scap")
+    jobs = attempts(submitted, "scap-own")
     assert states(jobs) == ["FAILED", "COMPLETED"]
     assert memory(jobs[1]) == 2 * memory(jobs[0])
 
 
 def test_a_job_out_of_time_is_tried_again_with_more(submitted):
-    jobs = attempts(submitted, "scap-second")
+    jobs = attempts(submitted, "scap-second-own")
     assert states(jobs)[0] == "TIMEOUT"
     assert states(jobs)[-1] == "COMPLETED"
     assert [job["TimeLimit"] for job in jobs[:2]] == ["00:01:00", "00:02:00"]
 
 
 def test_a_cancelled_job_is_tried_again(submitted):
-    assert states(attempts(submitted, "l1")) == ["CANCELLED", "COMPLETED"]
+    assert states(attempts(submitted, "l1-scap")) == ["CANCELLED", "COMPLETED"]
 
 
 def test_half_a_result_of_a_killed_job_is_none(submitted, project):
     """The model that the killed job had begun to write is not the one that is there."""
-    assert states(attempts(submitted, "uniform")) == ["FAILED", "COMPLETED"]
-    model = f"{NETWORK}/uniform/threshold-0.5/short/finetuned.safetensors"
+    assert states(attempts(submitted, "l1-uniform-scap")) == ["FAILED", "COMPLETED"]
+    model = f"{run_folder('l1/uniform-scap/threshold-0.5/none', 'short')}/finetuned.safetensors"
     assert (submitted / model).read_bytes() == (project / model).read_bytes()
 
 
 class TestFinished:
     """Each starts from a copy of the finished local run."""
 
-    POINT = f"{NETWORK}/l1/threshold-0.4/short/finetuned.safetensors"
+    POINT = f"{run_folder('l1/own/threshold-0.4/none', 'short')}/finetuned.safetensors"
 
     @pytest.fixture
     def copy(self, slurm, project, tmp_path):
@@ -206,7 +205,7 @@ class TestFinished:
         """Kill -9 of the submitting process; its job runs on, is waited for, and is not submitted beside itself."""
         with_faults(copy, 15)
         submission = submit(copy, self.POINT)
-        wait_for((copy / "attempts/l1").is_file, submission)
+        wait_for((copy / "attempts/l1-own").is_file, submission)
         submission.kill()
         (first,) = jobs_of(copy)
         assert first["JobState"] == "RUNNING"
@@ -230,8 +229,8 @@ class TestFinished:
 
     def test_gpus_where_the_network_wants_one(self, copy):
         """Two autoencoders of one submission share it."""
-        fits = [f"{NETWORK}/autoencoders/{name}/conv5_3.csv" for name in ("first", "second")]
-        activations = f"{NETWORK}/calibrations/few/activations.safetensors"
+        fits = [f"{FEW}/autoencoders/{name}/conv5_3.csv" for name in (FIRST, SECOND)]
+        activations = f"{FEW}/activations.safetensors"
         gres = ("--set-resources", "activations:gpu=0", "activations:gres='gpu:1'")
         with copy.edited(CONFIG, "    width: 0.0625\n", "    width: 0.0625\n    gpu: 1\n"):
             for targets, arguments in ((fits, ()), ([activations], gres)):

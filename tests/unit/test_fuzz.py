@@ -38,7 +38,7 @@ from channels import read_fidelity, read_scores
 from metrics import read_metrics
 
 COUNTS: Counter[str] = Counter()
-CASES = int(os.environ.get("FUZZ_CASES", "50"))  # of each kind
+CASES = int(os.environ.get("FUZZ_CASES", "30"))  # of each kind
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "batches": torch.tensor(7)}
 HISTORY = [{"epoch": 1, "loss": 0.5}]
 RUN = {"network": "tiny", "seed": 0}

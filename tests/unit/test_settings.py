@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, get_args, get_origin
 
 import pytest
 
@@ -92,15 +92,21 @@ def test_every_field_of_the_projects_settings_is_in_its_docstring(cls):
 @pytest.mark.parametrize("cls", PUBLIC)
 def test_what_a_field_states_is_what_is_checked(cls):
     """Every bound, kind and choice of every setting of the project: what keeps it is taken, what breaks it is refused."""
-    needed = {"epochs": 1, "batch_size": 1, "learning_rate": 1} if cls is TrainingSettings else {}
+    needed = {}
+    if cls is TrainingSettings:
+        needed = {"epochs": 1, "batch_size": 1, "learning_rate": 1, "flip": True, "crop": 1}
+
+    def settings(each, value):
+        is_list = get_origin(each.type) is list and not isinstance(value, str)
+        return cls(**needed | {each.name: [value] if is_list else value})
 
     def refused(each, value):
         with pytest.raises(ScapError, match=f"^{cls.SECTION}: {each.name} "):
-            cls(**needed | {each.name: value})
+            settings(each, value)
 
     for each in fields(cls):
         for value in each.metadata.get("choices", ()):
-            cls(**needed | {each.name: value})
+            settings(each, value)
         if "choices" in each.metadata:
             refused(each, "nonesuch")
         for bound in BOUNDS.keys() & each.metadata.keys():
@@ -108,12 +114,13 @@ def test_what_a_field_states_is_what_is_checked(cls):
             if bound.startswith("exclusive"):
                 refused(each, limit)
             else:
-                cls(**needed | {each.name: limit})
+                settings(each, limit)
                 refused(each, limit + outwards)
-        if each.type in (int, float):
+        kind = get_args(each.type)[0] if get_origin(each.type) is list else each.type
+        if kind in (int, float):
             for value in (math.nan, math.inf, True, "1", None):
                 refused(each, value)
-        if each.type is int:
+        if kind is int:
             refused(each, 2.0)
 
 

@@ -1,275 +1,508 @@
-"""A mistake in the configuration stops before any work, with one message that names the key or file and the way out."""
+"""A mistake in the configuration stops before any work, with one message that names the key or file and how to fix it."""
 
 import json
-import re
-from collections import Counter
-from dataclasses import MISSING, fields
+import math
 from functools import reduce
 from pathlib import Path
 
 import pytest
 import yaml
-from snakemake.utils import validate
+from tiny import TINY
 
-from scap.criterion.autoencoder import AutoencoderSettings
-from scap.criterion.fusion import CriterionSettings
 from scap.data.sources import RAW_FILES
-from scap.models.names import PRUNABLE
-from scap.training.settings import TrainingSettings
-from workflow.configuration import ConfigurationError, check_references, check_schema
+from workflow import schema
+from workflow.configuration import checked, load_configuration, merge
+from workflow.lineage import Lineage, size_of
+from workflow.yaml_files import ConfigurationError, read_yaml
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "config/config.yaml"
-SCHEMA = json.loads((ROOT / "config/schema.json").read_text())
-DIGITS = "datasets:\n  digits: {source: digits}"
-CIFAR_FILES = RAW_FILES["cifar10"]
-
-
-def check(config):
-    """As workflow/rules/common.smk does it."""
-    check_schema(config, SCHEMA)
-    validate(config, str(ROOT / "config/schema.json"))
-    check_references(config)
+SCHEMA = json.loads((ROOT / schema.PATH).read_text())
 
 
 @pytest.fixture
-def config():
-    """The project's configuration, with no part shared between two places."""
-    return json.loads(json.dumps(yaml.safe_load((ROOT / CONFIG).read_text())))
+def tiny():
+    """The tiny experiment as its file has it, with no part shared between two places."""
+    return json.loads(json.dumps(yaml.safe_load(TINY)))
 
 
-def test_the_projects_configuration_is_valid(config):
-    check(config)
+def at(config, path):
+    """What stands at a path."""
+    return reduce(lambda entry, key: entry[int(key) if isinstance(entry, list) else key], path.split("."), config)
 
 
-AT_THE_KEY = [
-    ("comparisons.quickstart.0.thresholds.1", 1.5, "1.5 is greater than the maximum of 1. Threshold."),
-    ("comparisons.quickstart.0.thresholds.0", -0.1, "-0.1 is less than the minimum of 0. Threshold."),
-    ("comparisons.quickstart.0.seeds.0", "one", "'one' is not of type 'integer'. Seed."),
-    ("comparisons.quickstart.0.tracks", ["papre"], "'papre' is not in networks.vgg16-digits.finetuning; did you mean 'paper'?"),
-    ("comparisons.quickstart.0.networks", ["lenet"], "'lenet' is not in networks; choose one of vgg16-digits, vgg16-cifar10, "),
-    ("comparisons.quickstart.0.criteria", ["scap", "l1-onw"], "'l1-onw' is not in criteria; did you mean 'l1-own'?"),
-    ("criteria.scap.alpha", 1.01, "1.01 is greater than the maximum of 1. Weight of the fidelity term"),
-    ("criteria.scap.alpha", -0.5, "-0.5 is less than the minimum of 0. Weight of the fidelity term"),
-    ("criteria.scap.fusion", "sum", "'sum' is not one of ['additive', 'multiplicative', "),
-    ("criteria.scap.autoencoder", "tanh9", "'tanh9' is not in autoencoders; did you mean 'tanh8'?"),
-    ("criteria.scap", {"method": "scap"}, "method scap needs 'autoencoder'; name an entry of autoencoders"),
-    ("criteria.random.widths_of", "scrap", "'scrap' is not in criteria; did you mean 'scap'?"),
-    ("criteria.random.widths_of", "l1", "'l1' has its widths from another criterion; name that one"),
-    ("criteria.l1.magnitude_of", "rms", "'rms' needs method scap, which records activations"),
-    (
-        "networks.vgg16-digits.architecture",
-        "vgg",
-        "'vgg' is not one of ['vgg16', 'resnet20', 'resnet32', 'resnet44', 'resnet56']. Architecture",
-    ),
-    ("networks.vgg16-digits.layers", ["conv6_1"], "'conv6_1' is not in the layers of vgg16; did you mean 'conv"),
-    ("networks.vgg16-digits.dataset", "cifar-10", "'cifar-10' is not in datasets; did you mean 'cifar10'?"),
-    ("networks.vgg16-digits.baseline", {"epochs": 1}, "'batch_size' is a required property. Training of the baseline."),
-    ("autoencoders.tanh8.calibration", "defualt", "'defualt' is not in calibrations; did you mean 'default'?"),
-    ("datasets.cifar10", {"source": "cifar10"}, "'root' is missing; name the folder of the official files"),
-    ("targets.token", ["tokens"], "'tokens' is not in comparisons or studies; did you mean 'token'?"),
-    ("studies.half-readings.network", "half", "'half' is not in networks; choose one of"),
-    ("studies.half-readings.criteria", ["ranked-rms", "scap"], "'ranked-rms' stands first and all are compared with the L1"),
-    ("studies.half-readings.criteria", ["skap"], "'skap' is not in criteria; did you mean 'scap'?"),
-]
-AT_ITS_ENTRY = [
-    ("networks.vgg16-digits.baseline.epoch", 3, "unknown key 'epoch'; did you mean 'epochs'?"),
-    ("comparisons.quickstart.0.threshold", [1], "unknown key 'threshold'; did you mean 'thresholds'?"),
-    ("criteria.scap.colour", 1, "unknown key 'colour'; the keys are method, autoencoder, fusion, alpha, "),
-    ("criteria.My_Criterion", {"method": "l1"}, "'My_Criterion' cannot be a name; use lower-case letters, digits and "),
-    ("criteria.l1-own.uniform", True, "'uniform' needs 'widths_of'; name the criterion whose MACs it meets"),
-]
+def with_value(config, path, value):
+    parent, _, key = path.rpartition(".")
+    entry = at(config, parent) if parent else config
+    entry[int(key) if isinstance(entry, list) else key] = value
+    return config
 
 
-def refusal(config, path, value):
-    """The one line that says why the configuration, with this value at this path, is refused."""
-    *parents, key = [int(part) if part.isdigit() else part for part in path.split(".")]
-    reduce(lambda entry, parent: entry[parent], parents, config)[key] = value
+def refusal(config):
+    """The one line that says why a configuration is refused."""
     with pytest.raises(ConfigurationError) as error:
-        check(config)
-    assert "\n" not in str(error.value)
+        checked(config, SCHEMA)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
     return str(error.value)
 
 
+def test_the_projects_configuration_is_valid_and_can_be_planned():
+    config = load_configuration(ROOT / "config")
+    lineage = Lineage(config)
+    for target in config["targets"]:
+        files = lineage.target(target)
+        assert files
+        assert len(set(files)) == len(files)
+
+
+def test_the_schema_is_made_from_the_settings():
+    """A file that was edited by hand, or is older than the settings: python -m workflow.schema."""
+    assert (ROOT / schema.PATH).read_text() == schema.text()
+
+
+QUICK = "comparisons.quick.runs.0"
+TRAINING = "networks.tiny.baseline"
+AT_THE_KEY = [
+    (f"{QUICK}.thresholds.0", 1.5, "1.5 is greater than the maximum of 1. Thresholds: channels that score as much are kept."),
+    (f"{QUICK}.thresholds.0", -0.1, "-0.1 is less than the minimum of 0. Thresholds"),
+    (f"{QUICK}.thresholds.0", math.nan, "nan is no number to be used here"),
+    (f"{QUICK}.thresholds.0", -0.0, "-0.0 is no number to be used here"),
+    (f"{QUICK}.thresholds.0", "0.5", "'0.5' is not of type 'number'"),
+    (f"{QUICK}.thresholds", [0.5, 0.5], "[0.5, 0.5] has non-unique elements"),
+    (f"{QUICK}.thresholds", [1, 1.0], "[1, 1.0] has non-unique elements"),
+    (f"{QUICK}.macs", [0], "0 is less than or equal to the minimum of 0"),
+    (f"{QUICK}.params", [1.01], "1.01 is greater than the maximum of 1"),
+    (f"{QUICK}.seeds.0", "one", "'one' is not of type 'integer'. Seeds of training and calibration."),
+    (f"{QUICK}.seeds.0", 1.0, "1.0 is not of type 'integer'"),
+    (f"{QUICK}.seeds.0", True, "True is not of type 'integer'"),
+    (f"{QUICK}.seeds.0", 2**32, "4294967296 is greater than the maximum of 4294967295"),
+    (f"{QUICK}.seeds.0", -1, "-1 is less than the minimum of 0"),
+    (f"{QUICK}.seeds", [], "[] should be non-empty"),
+    (f"{QUICK}.networks", ["tinny"], "'tinny' is not in networks; did you mean 'tiny'?"),
+    (f"{QUICK}.criteria", ["scap", "skap"], "'skap' is not in criteria; did you mean 'scap'?"),
+    (f"{QUICK}.widths", ["uniform-skap"], "'uniform-skap' is not in own, uniform, criteria; did you mean 'uniform-scap'?"),
+    (f"{QUICK}.widths", [], "is empty; name one at least"),
+    (f"{QUICK}.compensations", ["ful"], "'ful' is not in compensations; did you mean 'full'?"),
+    (f"{QUICK}.schedules", ["shrot"], "'shrot' is not in networks.tiny.finetuning; did you mean 'short'?"),
+    ("criteria.scap.terms", {"fidelity": 1.0, "l1": math.inf}, "inf is no number to be used here"),
+    ("criteria.scap.fusion", "additive", "'additive' is not one of ['sum', 'product']. How the terms are fused."),
+    ("criteria.scap.seed", 2.0, "2.0 is not of type 'integer'"),
+    ("criteria.scap.reverse", 1, "1 is not of type 'boolean'"),
+    ("criteria.scap.autoencoder.bottleneck", 2.5, "2.5 is not of type 'integer'"),
+    (
+        "criteria.scap.autoencoder.bottleneck",
+        5000,
+        "5000 is more than the 128 spectra of conv1_1 of tiny (32 images, 4 channels)",
+    ),
+    ("criteria.scap.autoencoder.explained", 1, "1 is greater than or equal to the maximum of 1"),
+    ("criteria.scap.calibration.images", 513, "513 are more than the 512 training images of tiny"),
+    ("criteria.conditional.calibration.images", 513, "513 are more than the 512 training images of tiny"),
+    ("compensations.full.images", 513, "513 are more than the 512 training images of tiny"),
+    ("compensations.none.how", "full", "this name stands for no compensation; choose another name"),
+    ("networks.tiny.architecture", "vgg", "'vgg' is unknown; did you mean 'vgg16'?"),
+    ("networks.tiny.layers", ["conv\n"], "holds a brace, line break"),
+    ("networks.tiny.architecture", "mine.py:build", "there is no file mine.py"),
+    ("networks.tiny.layers", ["conv6_1"], "'conv6_1' is not in the layers of vgg16; did you mean 'conv"),
+    ("networks.tiny.layers", [], "is empty; name one layer at least"),
+    ("networks.tiny.dataset", "digit", "'digit' is not in datasets; did you mean 'digits'?"),
+    ("networks.tiny.width", 0.001, "0.001 is less than the minimum of 0.02"),
+    ("networks.tiny.width", 1e30, "1e+30 is greater than the maximum of 8"),
+    ("networks.tiny.holdout", 1437, "digits has 1437 training images; leave some to train on"),
+    ("networks.tiny.train_images", 1400, "digits has 1373 left beside the holdout; give fewer"),
+    ("networks.tiny.multiple", 1000, "1000 is too large, as no layer has more than 32 channels: nothing could be pruned"),
+    ("networks.tiny.min_channels", 33, "33 is too large, as no layer has more than 32 channels: nothing could be pruned"),
+    ("networks.tiny.gpu", 2, "2 is greater than the maximum of 1"),
+    (TRAINING, {"epochs": 1}, "'batch_size' is a required property. Training of the baseline"),
+    (f"{TRAINING}.batch_size", 2.0, "2.0 is not of type 'integer'. Images per step."),
+    (f"{TRAINING}.batch_size", 513, "513 is more than 512; give less"),
+    (f"{TRAINING}.crop", 32, "32 is more than 31; give less"),
+    (f"{TRAINING}.cutout", 33, "33 is more than 32; give less"),
+    (f"{TRAINING}.small_images", [33], "33 is more than the 32 pixels of an image; give less"),
+    (f"{TRAINING}.momentum", 1, "1 is greater than or equal to the maximum of 1"),
+    (f"{TRAINING}.label_smoothing", 1, "1 is greater than or equal to the maximum of 1"),
+    (f"{TRAINING}.learning_rate", 0, "0 is less than or equal to the minimum of 0"),
+    (f"{TRAINING}.distillation", 0.5, "a baseline has no teacher; leave it out"),
+    ("networks.tiny.finetuning.short.batch_size", 513, "513 is more than 512; give less"),
+    ("networks.tiny.finetuning.short.flip", "yes", "'yes' is not of type 'boolean'"),
+    ("networks.tiny.finetuning.none", {"epochs": 1, "batch_size": 1, "learning_rate": 1}, "this name stands for no training"),
+    ("datasets.digits", {"source": "cifar10"}, "'root' is missing; name the folder of the official files"),
+    ("datasets.digits", {"source": "cifar10", "root": ""}, "'root' is missing; name the folder of the official files"),
+    ("datasets.digits.source", "cifar-10", "'cifar-10' is not one of ['digits', 'cifar10',"),
+    ("datasets.digits.root", "a\nb", "'a\\nb' holds a brace, line break or control character"),
+    ("datasets.digits.root", "{seed}", "'{seed}' holds a brace, line break or control character"),
+    ("datasets.digits.root", "a" * 1001, f"'{'a' * 40}' is longer than 1000 letters"),
+    ("targets.all", ["quik"], "'quik' is not in comparisons; did you mean 'quick'?"),
+    ("targets.all", [], "names no comparison"),
+    ("targets.baseline", ["quick"], "a rule has this name; choose another"),
+    ("targets.figure", ["quick"], "a rule has this name; choose another"),
+    ("criteria.own", {"terms": {"l1": 1}}, "'own' says where widths come from; choose another name"),
+    ("criteria.uniform-mine", {"terms": {"l1": 1}}, "'uniform-mine' says where widths come from; choose another name"),
+    ("criteria.scap-second.like", "skap", "'skap' is not in criteria; did you mean 'scap'?"),
+    ("criteria.scap-second.like", 5, "5 is not in criteria; choose one of"),
+    ("criteria.scap-second.like", ["scap"], "['scap'] is not in criteria; "),
+    ("criteria.scap.like", "scap", "'scap' is like 'scap' itself"),
+]
+AT_ITS_ENTRY = [
+    (f"{TRAINING}.epoch", 3, "unknown key 'epoch'; did you mean 'epochs'?"),
+    (f"{TRAINING}.start", "pruned", "unknown key 'start'; choose one of epochs, batch_size,"),
+    ("networks.tiny.finetuning.short.padding", "reflected", "padding 'reflected' with crop 0 would do nothing"),
+    ("networks.tiny.finetuning.short.small_images", [16, 24], "small_images holds 2 sizes for 1 epochs"),
+    (f"{QUICK}.threshold", [1], "unknown key 'threshold'; did you mean 'thresholds'?"),
+    (f"{QUICK}.thresholds", [], "no size is given; list thresholds, macs or params"),
+    ("criteria.scap.colour", 1, "unknown key 'colour'; choose one of terms, fusion, "),
+    ("criteria.scap.method", "l1", "unknown key 'method'; choose one of terms, fusion, "),
+    ("criteria.scap.terms", {"fidelty": 1}, "terms: 'fidelty' is unknown; did you mean 'fidelity'?"),
+    ("criteria.scap.terms", {"l1": 0}, "terms: all weights are 0; give one of them a weight above 0"),
+    ("criteria.scap.terms", {"l1": -1}, "terms: the weight of 'l1' is -1; it must be a number, at least 0"),
+    ("criteria.scap.terms", {}, "terms is {}; name one at least"),
+    ("criteria.scap.normalise", {"rms": "raw"}, "normalise: 'rms' is no term of this criterion"),
+    ("criteria.scap.normalise", {"l1": "maximum"}, "normalise: l1 'maximum' is unknown"),
+    ("criteria.My_Criterion", {"terms": {"l1": 1}}, "'My_Criterion' cannot be a name; use at most 60 lower-case letters"),
+    ("criteria.mine\n", {"terms": {"l1": 1}}, None),
+    ("criteria.mine\nother", {"terms": {"l1": 1}}, None),
+    (f"criteria.{'ab' * 150}", {"terms": {"l1": 1}}, f"'{'ab' * 20}' cannot be a name; use at most 60"),
+    (f"criteria.{'a' * 60}", {"terms": {"l1": 1}}, f"the name '{'a' * 60}' repeats itself; choose another"),
+    ("criteria.", {"terms": {"l1": 1}}, "'' cannot be a name"),
+    ("networks.tiny.finetuning.Short_1", {"epochs": 1, "batch_size": 1, "learning_rate": 1}, "'Short_1' cannot be a name"),
+    (f"networks.tiny.finetuning.{'a' * 50}", {"epochs": 1, "batch_size": 1, "learning_rate": 1}, "the name 'aaa"),
+    ("networks.tiny.weights", {"file": "a.th"}, "give either 'baseline', its training, or 'weights', a checkpoint"),
+    ("comparisons.quick.figures", ["tradeof"], None),
+    ("comparisons.sizes.figures", ["finetuning"], "'finetuning' draws trainings, but all schedules are 'none'"),
+    ("criteria.l1.autoencoder", {"bottleneck": 0}, None),
+]
+
+
 @pytest.mark.parametrize(("path", "value", "message"), AT_THE_KEY)
-def test_a_wrong_value_is_named(config, path, value, message):
-    assert refusal(config, path, value).startswith(f"config: {path}: {message}")
+def test_a_wrong_value_is_named(tiny, path, value, message):
+    found = refusal(with_value(tiny, path, value))
+    assert found.startswith(f"config: {path}")
+    assert message in found
 
 
 @pytest.mark.parametrize(("path", "value", "message"), AT_ITS_ENTRY)
-def test_a_wrong_key_is_named(config, path, value, message):
-    assert refusal(config, path, value).startswith(f"config: {path.rpartition('.')[0]}: {message}")
-
-
-def test_a_section_misspelt_is_named(config):
-    config["criterions"] = config.pop("criteria")
-    with pytest.raises(
-        ConfigurationError, match=r"^config: the top level: unknown key 'criterions'; did you mean 'criteria'\?$"
-    ):
-        check(config)
-
-
-def test_a_comparison_needs_the_method_itself(config):
-    """In the frequency domain: the figure shows a spectrum."""
-    expected = (
-        "config: comparisons.quickstart: the figure 'method' needs a criterion of method scap whose autoencoder is not of "
-        "'domain: space'; add one"
+def test_a_wrong_key_is_named(tiny, path, value, message):
+    found = refusal(with_value(tiny, path, value))
+    assert found.startswith(
+        f"config: {path.rpartition('.')[0]}: {message}" if message else f"config: {path.rpartition('.')[0]}"
     )
-    for criteria in (["l1", "random"], ["scap-space", "l1"]):
-        assert refusal(config, "comparisons.quickstart.0.criteria", criteria) == expected
 
 
-def refused(project):
-    """What snakemake says to a configuration that it refuses: something short, and nothing is made."""
-    output = project.snakemake("--dry-run", succeeds=False)
-    assert "Traceback (most recent call last)" not in output
-    assert len(output.splitlines()) < 30
-    assert not any((project / name).exists() for name in ("results", "logs"))
-    return output
+@pytest.mark.parametrize("key", [5, None, True, 1.5, (1, 2)])
+def test_a_key_that_is_not_text_is_named(tiny, key):
+    tiny["criteria"][key] = {"terms": {"l1": 1}}
+    assert refusal(tiny) == f"config: criteria: the key {key!r} is not text; quote it"
 
 
-@pytest.fixture(scope="module")
-def fresh(new_project):
-    return new_project()
+@pytest.mark.parametrize("section", ["datasets", "networks", "criteria", "comparisons", "targets"])
+@pytest.mark.parametrize("value", [None, 5, "text", [], {}])
+def test_a_section_that_holds_no_entries_is_named(tiny, section, value):
+    assert refusal(tiny | {section: value}).startswith(f"config: {section}: ")
+
+
+def test_a_section_misspelt_is_named(tiny):
+    tiny["criterions"] = tiny.pop("criteria")
+    assert refusal(tiny) == "config: the top level: unknown key 'criterions'; did you mean 'criteria'?"
+
+
+def test_what_snakemake_makes_without_a_target_must_be_there(tiny):
+    tiny["targets"] = {"paper": ["quick"]}
+    assert refusal(tiny).startswith("config: targets: 'all' is missing")
+
+
+@pytest.mark.parametrize(("key", "value"), [("figures", ["method"]), ("tables", ["method"])])
+@pytest.mark.parametrize("criterion", [{"terms": {"l1": 1}}, {"terms": {"fidelity": 1}, "autoencoder": {"domain": "space"}}])
+def test_the_figure_of_the_method_needs_spectra(tiny, key, value, criterion):
+    tiny["criteria"]["scap"] = criterion
+    tiny["comparisons"]["quick"] = {"runs": [at(tiny, QUICK) | {"criteria": ["scap"]}], "tables": [], "figures": [], key: value}
+    assert refusal(tiny).startswith("config: comparisons.quick: 'method' needs a criterion with the term fidelity")
+
+
+@pytest.mark.parametrize(("tables", "figures"), [(["sensitivity"], []), ([], ["sensitivity"])])
+def test_the_sensitivity_needs_the_l1_norm_in_its_first_criterion(tiny, tables, figures):
+    sizes = tiny["comparisons"]["sizes"]
+    sizes["runs"] = [sizes["runs"][0] | {"criteria": ["conditional", "scap"]}]
+    sizes |= {"tables": tables, "figures": figures}
+    assert "put one with the term l1 before 'conditional'" in refusal(tiny)
+
+
+def test_a_comparison_that_makes_nothing_is_named(tiny):
+    tiny["comparisons"]["quick"] |= {"tables": [], "figures": []}
+    assert refusal(tiny).startswith("config: comparisons.quick: names no table and no figure")
+
+
+def test_the_bottleneck_fits_the_data_of_those_whose_widths_are_taken(tiny):
+    tiny["criteria"]["scap"]["autoencoder"]["bottleneck"] = 129
+    tiny["criteria"]["scap-second"]["autoencoder"]["bottleneck"] = 3
+    tiny["comparisons"] = {"quick": {"runs": [at(tiny, QUICK) | {"criteria": ["l1"], "widths": ["scap"]}]}}
+    tiny["targets"] = {"all": ["quick"]}
+    assert refusal(tiny).startswith("config: criteria.scap.autoencoder.bottleneck: 129 is more than the 128 spectra")
+    del tiny["criteria"]["scap"]["terms"]["fidelity"]  # without the term, its autoencoder is never fitted
+    checked(tiny, SCHEMA)
+
+
+def test_defaults_are_filled_in_where_they_are_left_out(tiny):
+    config = checked(tiny, SCHEMA)
+    assert config["criteria"]["l1"]["autoencoder"]["bottleneck"] == 8
+    assert config["criteria"]["scap"]["autoencoder"]["kind"] == "nonlinear"
+    assert config["networks"]["tiny"]["finetuning"]["short"]["start"] == "pruned"
+    assert "start" not in config["networks"]["tiny"]["baseline"]
+    assert at(config, QUICK)["compensations"] == ["none"]
+    assert tiny == json.loads(json.dumps(yaml.safe_load(TINY)))  # what was given stays as it was
+
+
+class TestVariants:
+    """`like: NAME` plus differences."""
+
+    def test_differences_are_merged_key_by_key_to_any_depth(self, tiny):
+        tiny["criteria"]["deep"] = {"like": "scap", "autoencoder": {"kind": "linear"}}
+        tiny["networks"]["other"] = {"like": "tiny", "width": 1, "finetuning": {"short": {"epochs": 9}}}
+        config = checked(tiny, SCHEMA)
+        assert config["criteria"]["deep"] == config["criteria"]["scap"] | {
+            "autoencoder": config["criteria"]["scap"]["autoencoder"] | {"kind": "linear"}
+        }
+        assert config["networks"]["other"]["width"] == 1
+        assert config["networks"]["other"]["finetuning"]["short"] == config["networks"]["tiny"]["finetuning"]["short"] | {
+            "epochs": 9
+        }
+
+    @pytest.mark.parametrize(("key", "value"), [("terms", {"l1": 1}), ("normalise", {"l1": "max"})])
+    def test_terms_and_their_scales_are_replaced_as_a_whole(self, tiny, key, value):
+        tiny["criteria"]["scap"]["normalise"] = {"fidelity": "raw", "l1": "mean"}
+        tiny["criteria"]["other"] = {"like": "scap", "normalise": {}} | {key: value}
+        assert checked(tiny, SCHEMA)["criteria"]["other"][key] == value
+
+    def test_lists_are_replaced_as_a_whole(self, tiny):
+        tiny["networks"]["other"] = {"like": "tiny", "layers": ["conv1_1"]}
+        assert checked(tiny, SCHEMA)["networks"]["other"]["layers"] == ["conv1_1"]
+
+    def test_a_variant_of_a_variant(self, tiny):
+        tiny["criteria"]["third"] = {"like": "scap-second", "reverse": True}
+        config = checked(tiny, SCHEMA)
+        assert config["criteria"]["third"] == config["criteria"]["scap-second"] | {"reverse": True}
+
+    def test_schedules_and_comparisons_have_variants_too(self, tiny):
+        tiny["networks"]["tiny"]["finetuning"]["long"] = {"like": "short", "epochs": 7}
+        tiny["comparisons"]["again"] = {"like": "quick", "figures": ["scores"]}
+        config = checked(tiny, SCHEMA)
+        assert config["networks"]["tiny"]["finetuning"]["long"]["epochs"] == 7
+        assert config["networks"]["tiny"]["finetuning"]["long"]["learning_rate"] == 0.05
+        assert config["comparisons"]["again"]["runs"] == config["comparisons"]["quick"]["runs"]
+
+    def test_a_variant_does_not_share_its_parts(self, tiny):
+        tiny["criteria"]["same"] = {"like": "scap"}
+        config = checked(tiny, SCHEMA)
+        assert config["criteria"]["same"] == config["criteria"]["scap"]
+        assert config["criteria"]["same"]["autoencoder"] is not config["criteria"]["scap"]["autoencoder"]
+
+    def test_a_loop_is_named(self, tiny):
+        tiny["criteria"] |= {"a": {"like": "b"}, "b": {"like": "c"}, "c": {"like": "a"}}
+        assert refusal(tiny) == "config: criteria.c.like: 'a' is like 'c' itself"
+        tiny["criteria"] = {"a": {"like": "b"}, "b": {"like": "c"}, "c": {"like": "b"}}
+        assert refusal(tiny) == "config: criteria.c.like: 'b' is like 'c' itself"
+
+    def test_an_unknown_name_is_named(self, tiny):
+        tiny["networks"]["tiny"]["finetuning"]["long"] = {"like": "shrot"}
+        assert (
+            refusal(tiny) == "config: networks.tiny.finetuning.long.like: 'shrot' is not in networks.tiny.finetuning; "
+            "did you mean 'short'?"
+        )
+
+
+class TestFiles:
+    """Files that are put together."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "experiments").mkdir()
+        (tmp_path / "config.yaml").write_text(TINY)
+        (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+        return tmp_path
+
+    def load(self, folder, *files, **values):
+        return load_configuration(folder, [folder / name for name in files], values)
+
+    def test_an_experiment_may_build_on_the_entries_of_other_files(self, folder):
+        more = "criteria: {more: {like: scap, reverse: true}}\ntargets: {more: [quick]}"
+        (folder / "experiments/more.yaml").write_text(more)
+        config = self.load(folder)
+        assert config["criteria"]["more"]["terms"] == config["criteria"]["scap"]["terms"]
+        assert set(config["targets"]) == {"all", "more"}
+
+    @pytest.mark.parametrize(
+        "entry", ["criteria: {l1: {terms: {l1: 1}}}", "networks: {tiny: {like: tiny}}", "targets: {all: []}"]
+    )
+    def test_the_same_entry_in_two_files_is_refused(self, folder, entry):
+        (folder / "experiments/more.yaml").write_text(entry)
+        section, name = entry.split(":")[0], entry.split("{")[1].split(":")[0]
+        with pytest.raises(ConfigurationError, match=rf"more\.yaml: {section}\.{name}: stands in .*config\.yaml too; rename"):
+            self.load(folder)
+
+    def test_a_file_of_the_users_goes_on_top(self, folder):
+        """Entries are added or changed key by key; terms are replaced."""
+        (folder / "mine.yaml").write_text(
+            "criteria:\n  scap: {terms: {l1: 1}}\n  mine: {like: scap, autoencoder: {learning_rate: 1e-3}}\n"
+            "networks: {tiny: {baseline: {epochs: 3}}}\n"
+        )
+        config = self.load(folder, "mine.yaml")
+        assert config["criteria"]["scap"]["terms"] == {"l1": 1}
+        assert config["criteria"]["scap"]["autoencoder"]["bottleneck"] == 2
+        assert config["criteria"]["mine"]["autoencoder"]["learning_rate"] == 0.001
+        assert config["networks"]["tiny"]["baseline"]["epochs"] == 3
+        assert config["networks"]["tiny"]["baseline"]["batch_size"] == 64
+
+    def test_the_last_of_several_files_wins_and_values_win_over_files(self, folder):
+        for name, width in {"a.yaml": 1, "b.yaml": 2}.items():
+            (folder / name).write_text(f"networks: {{tiny: {{width: {width}}}}}")
+        assert self.load(folder, "a.yaml", "b.yaml")["networks"]["tiny"]["width"] == 2
+        assert self.load(folder, "b.yaml", networks={"tiny": {"width": 0.5}})["networks"]["tiny"]["width"] == 0.5
+
+    @pytest.mark.parametrize("place", ["config.yaml", "experiments/more.yaml", "mine.yaml"])
+    def test_a_file_that_cannot_be_read_is_named_wherever_it_is(self, folder, place):
+        (folder / place).write_text("criteria: {a: 1, a: 2}")
+        with pytest.raises(ConfigurationError, match=rf"{Path(place).name}:1: the key 'a' stands here twice"):
+            self.load(folder, "mine.yaml")
+
+    def test_a_file_that_is_missing_is_named(self, folder):
+        with pytest.raises(ConfigurationError, match=r"nowhere\.yaml: cannot be read as YAML in UTF-8 \(.*No such file"):
+            self.load(folder, "nowhere.yaml")
+
+
+def test_merging_alters_neither_side():
+    base, changes = {"a": {"b": 1, "terms": {"x": 1}}}, {"a": {"c": 2, "terms": {"y": 1}}}
+    assert merge(base, changes) == {"a": {"b": 1, "c": 2, "terms": {"y": 1}}}
+    assert base == {"a": {"b": 1, "terms": {"x": 1}}}
+
+
+REFUSED = {
+    "a key twice": ("a: 1\nb: 2\na: 3\n", r":1: the key 'a' stands here twice"),
+    "a key twice, deep": ("a: {b: {c: 1, c: 1}}\n", r":1: the key 'c' stands here twice"),
+    "a merge twice": ("a: &a {x: 1}\nb: {<<: *a, <<: *a}\n", r":2: the key '<<' stands here twice"),
+    "on as a key": ("a:\n  on: 1\n", r":2: a key is not text; quote it"),
+    "a number as a key": ("5: 1\n", r":1: a key is not text; quote it"),
+    "null as a key": ("~: 1\n", r":1: a key is not text; quote it"),
+    "a date as a key": ("2026-01-01: 1\n", r":1: a key is not text; quote it"),
+    "a list as a key": ("[a]: 1\n", r":1: a key is not text; quote it"),
+    "on": ("a: on\n", r":1: on can be read in two ways"),
+    "No": ("a: [No]\n", r":1: No can be read in two ways"),
+    "octal": ("a: 010\n", r":1: 010 can be read in two ways"),
+    "sexagesimal": ("a: 1:30\n", r":1: 1:30 can be read in two ways"),
+    "sexagesimal fraction": ("a: 1:30.5\n", r":1: 1:30\.5 can be read in two ways"),
+    "date": ("a: 2026-01-14\n", r":1: 2026-01-14 can be read in two ways"),
+    "date and time": ("a: 2026-01-14 10:00:00\n", r":1: 2026-01-14 10:00:00 can be read in two ways"),
+    "an anchor in itself": ("a: &a {b: *a}\n", ": an anchor contains itself"),
+    "an anchor in itself, through a list": ("a: &a [1, [*a]]\n", ": an anchor contains itself"),
+    "an alias of nothing": ("a: *b\n", r":1: found undefined alias"),
+    "an object of Python": ("a: !!python/object:os.system {}\n", r":1: could not determine a constructor"),
+    "half a mapping": ("a: {b: 1\n", r":2: expected ',' or '}'"),
+    "a tab": ("a:\n\tb: 1\n", r":2: found character '\\t' that cannot start any token"),
+    "a list": ("- a\n", r"holds no sections"),
+    "text": ("a\n", r"holds no sections"),
+    "nothing": ("", r"holds no sections"),
+    "two documents": ("a: 1\n---\nb: 1\n", r":\d: "),
+    "a number too long": (f"a: {'9' * 5000}\n", r"cannot be read as YAML"),
+    "too deep": ("a: " + "[" * 3000, r"cannot be read as YAML|: "),
+    "many aliases": (
+        "a: &a0 [1]\n" + "".join(f"b{i}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
+        "holds more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_yaml_that_is_not_what_it_seems_is_refused_by_its_line(tmp_path, name):
+    text, message = REFUSED[name]
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigurationError, match=rf"^{tmp_path}/mine\.yaml.*{message}") as error:
+        read_yaml(tmp_path / "mine.yaml")
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("alpha: 0.75", "alhpa: 0.75", "config: criteria.scap: unknown key 'alhpa'; did you mean 'alpha'?"),
-        ("[scap, scap-second, l1,", "[scap, scap-3, l1,", "config: comparisons.quick.0.criteria: 'scap-3' is not in criteria"),
-        ("{source: digits}", "{source: cifar10}", "config: datasets.digits: 'root' is missing; name the folder"),
-        (
-            "{source: digits}",
-            "{source: cifar10, root: nowhere, download: false}",
-            "config: datasets.digits: nowhere/cifar-10-batches-py/data_batch_1 is missing; put the official files there",
-        ),
-    ],
+    ("content", "reason"),
+    [("a: ä\n".encode("latin-1"), "utf-8"), ("a: 1\n".encode("utf-16"), "utf-8"), (b"a: \x00\n", "#x0000|null|special")],
 )
-def test_snakemake_refuses_a_mistake(fresh, old, new, message):
-    with fresh.edited(CONFIG, old, new):
-        assert message in refused(fresh)
+def test_another_encoding_is_named(tmp_path, content, reason):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=rf"mine\.yaml.*{reason}") as error:
+        read_yaml(tmp_path / "mine.yaml")
+    assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("download", ["true", "false"])
-def test_snakemake_refuses_damaged_data(fresh, download):
-    for name in CIFAR_FILES:
-        (fresh / "damaged" / name).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / "damaged" / name).write_bytes(b"not what was published")
-    with fresh.edited(CONFIG, "{source: digits}", f"{{source: cifar10, root: damaged, download: {download}}}"):
-        output = refused(fresh)
-    assert re.search(r"damaged/cifar-10-batches-py/data_batch_1: damaged \(MD5 .*\); delete it and download again", output)
+def test_yaml_as_people_mean_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        'a: {rate: 1e-3, many: 5E+2, quoted: "on", flag: true, text: "010", n: 10, share: .5, name: ä, day: "2026-01-14"}\n'
+        "b: &b {x: 1, y: [1, 2]}\n"
+        "c: {<<: *b, x: 2}\n"
+        "d: *b\n"
+    )
+    found = read_yaml(tmp_path / "mine.yaml")
+    assert found["a"] == {
+        **{"rate": 0.001, "many": 500.0, "quoted": "on", "flag": True, "text": "010", "n": 10, "share": 0.5, "name": "ä"},
+        "day": "2026-01-14",
+    }
+    assert found["c"] == {"x": 2, "y": [1, 2]}
+    assert found["d"] == found["b"]
+    assert found["d"] is not found["b"]  # one may be changed without the other
+    assert found["d"]["y"] is not found["b"]["y"] is not found["c"]["y"]
 
 
-def test_a_small_threshold_is_planned(fresh):
-    """Python writes it as 1e-05."""
-    with fresh.edited(CONFIG, "thresholds: [0.5]", "thresholds: [0.00001]"):
-        assert "results/tiny/seed0/scap/threshold-1e-05/pruned.safetensors" in fresh.snakemake("--dry-run")
+def test_keys_may_be_merged_through_several_anchors(tmp_path):
+    """Whatever the order in which YAML puts them together, a key that a merge brings in is not there twice."""
+    (tmp_path / "mine.yaml").write_text(
+        "a: {x: {deep: &deep {<<: &base {k: 1, l: 2}, k: 3}}}\nb: {<<: *deep, l: 4}\nc: [{<<: [*deep, *base], m: 5}]\n"
+    )
+    found = read_yaml(tmp_path / "mine.yaml")
+    assert found == {"a": {"x": {"deep": {"k": 3, "l": 2}}}, "b": {"k": 3, "l": 4}, "c": [{"k": 3, "l": 2, "m": 5}]}
 
 
-@pytest.fixture(scope="module")
-def shipped(new_project):
-    """The project with its own configuration, and no data."""
-    return new_project(None)
+@pytest.mark.parametrize("value", [0.6, 0.5, 1, 0, 1e-5, 0.30000000000000004, 5e-324])
+def test_a_size_has_one_spelling(tiny, value):
+    grid = at(tiny, QUICK)
+    grid["thresholds"] = [value]
+    (size,) = {run["size"] for run in Lineage(checked(tiny, SCHEMA)).runs("quick") if run["criterion"] == "scap"}
+    assert size_of(size) == ("threshold", value)
 
 
 @pytest.mark.parametrize(
-    ("target", "counts"),
+    ("size", "spelling"),
     [
-        ("all", {"baseline": 1, "autoencoder": 13}),
-        ("token", {"download_cifar10": 1, "baseline": 1, "autoencoder": 13}),
-        # Three seeds, each with one baseline, 13 spectra and 13 autoencoders for all its 21 points and 27 runs.
-        (
-            "paper",
-            {"download_cifar10": 1, "data": 1}
-            | dict.fromkeys(("baseline", "evaluate_baseline", "activations"), 3)
-            | dict.fromkeys(("spectrum", "autoencoder"), 3 * 13)
-            | {"scores": 3 * 6, "prune": 3 * 21, "finetune": 3 * 27, "evaluate": 3 * 27, "table": 2},
-        ),
-        ("ablations", {"download_cifar10": 1, "baseline": 3}),
-        ("half", {"download_cifar10": 1, "baseline": 3}),
-        ("quarter", {"download_cifar10": 1, "baseline": 3}),
+        ("threshold-0.60", "threshold-0.6"),
+        ("macs-1", "macs-1.0"),
+        ("params-0.50", "params-0.5"),
+        ("threshold-1e-5", "threshold-1e-05"),
     ],
 )
-def test_all_targets_can_be_planned(shipped, target, counts):
-    output = shipped.snakemake(target, "--dry-run", "--quiet", "rules")
-    planned = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
-    assert counts.items() <= planned.items()
-    assert "download_cifar10" in counts or not any(rule.startswith("download") for rule in planned)
+def test_another_spelling_of_a_size_is_refused_with_the_right_one(size, spelling):
+    with pytest.raises(ValueError, match=f"^{size}: write the number as {spelling}$"):
+        size_of(size)
 
 
-@pytest.mark.parametrize(
-    ("target", "groups"),
-    [
-        ("all", {"layer": 4, "scores": 1, "run": 9, "report": 1}),  # and four by themselves: 19 submissions
-        ("paper", {"layer": 10, "scores": 2, "run": 63, "report": 2}),  # and 11 by themselves: 88
-    ],
-)
-def test_few_jobs_are_submitted_to_slurm(shipped, target, groups):
-    output = shipped.snakemake(target, "--dry-run", "--workflow-profile", "profiles/slurm")
-    assert Counter(re.findall(r"^\[[^\]]*\] Group job (\w+)", output, re.MULTILINE)) == groups
-    alone = {"data", "baseline", "evaluate_baseline", "activations", "download_cifar10", target}
-    assert set(re.findall(r"^(?:local)?rule (\w+):", output, re.MULTILINE)) <= alone
+def test_the_schema_knows_all_data_sets():
+    assert entries("datasets")["source"]["enum"] == list(RAW_FILES)
 
 
 def entries(section):
     return SCHEMA["properties"][section]["additionalProperties"]["properties"]
 
 
-TRACK = entries("networks")["finetuning"]["additionalProperties"]["properties"]
-SETTINGS = [
-    (AutoencoderSettings, entries("autoencoders"), {"calibration"}, set()),
-    (CriterionSettings, entries("criteria"), {"autoencoder", "widths_of", "uniform"}, set()),
-    (TrainingSettings, TRACK, {"start"}, set()),
-    (TrainingSettings, entries("networks")["baseline"]["properties"], set(), {"distillation", "temperature"}),
-]
-
-
-@pytest.mark.parametrize(("settings", "properties", "more", "fewer"), SETTINGS)
-def test_the_schema_has_the_keys_of_the_settings(settings, properties, more, fewer):
-    """`more` are those that the workflow reads itself; a baseline has no teacher."""
-    assert set(properties) - more == {field.name for field in fields(settings)} - fewer
-
-
-@pytest.mark.parametrize(("settings", "properties", "more", "fewer"), SETTINGS)
-def test_the_schema_has_the_defaults_of_the_settings(settings, properties, more, fewer):
-    """But `method`, which a criterion must name."""
-    defaults = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
-    stated = {key: entry["default"] for key, entry in properties.items() if "default" in entry and key not in more}
-    assert stated == {key: value for key, value in defaults.items() if key not in fewer | {"method"}}
-
-
-@pytest.mark.parametrize(("settings", "properties", "more", "fewer"), SETTINGS)
-def test_the_settings_take_what_the_schema_allows(settings, properties, more, fewer):
-    needed = {"epochs": 1, "batch_size": 1, "learning_rate": 1} if settings is TrainingSettings else {}
-    for key in set(properties) - more:
-        for value in properties[key].get("enum", []):
-            settings(**needed, **{key: value})
-        for bound in ("minimum", "maximum"):
-            if bound in properties[key]:
-                settings(**needed | {key: properties[key][bound]})
-
-
-def test_the_schema_knows_all_data_sets_and_architectures():
-    assert entries("datasets")["source"]["enum"] == list(RAW_FILES)
-    assert entries("networks")["architecture"]["enum"] == list(PRUNABLE)
-
-
-def subschemas(schema, path=""):
+def subschemas(part, path=""):
     """All parts of a schema that stand for a value, with their paths."""
-    yield path, schema
-    for key, part in schema.get("properties", {}).items():
-        yield from subschemas(part, f"{path}.{key}")
+    yield path, part
+    for key, inner in part.get("properties", {}).items():
+        yield from subschemas(inner, f"{path}.{key}")
     for key in ("items", "additionalProperties"):
-        if isinstance(schema.get(key), dict):
-            yield from subschemas(schema[key], f"{path}.*")
+        if isinstance(part.get(key), dict):
+            yield from subschemas(part[key], f"{path}.{'*' if key == 'additionalProperties' else '#'}")
 
 
 def test_every_key_is_described():
-    assert [path for path, schema in subschemas(SCHEMA) if not schema.get("description", "").endswith(".")] == []
+    """Entries of a section, and what a mapping or a list holds, are described by what holds them."""
+    keys = [(path, part) for path, part in subschemas(SCHEMA) if not path.endswith(("*", "*.#"))]
+    assert len(keys) > 80
+    assert [path for path, part in keys if not part.get("description", "").endswith(".")] == []
 
 
 def test_no_object_takes_keys_that_are_not_described():
-    objects = [(path, schema) for path, schema in subschemas(SCHEMA) if schema.get("type") == "object"]
+    objects = [(path, part) for path, part in subschemas(SCHEMA) if part.get("type") == "object"]
     assert len(objects) > 15
-    assert [path for path, schema in objects if schema.get("additionalProperties", True) is True] == []
+    assert [path for path, part in objects if part.get("additionalProperties", True) is True] == []

@@ -1,4 +1,4 @@
-"""Where a job computes: on a graphics processor only where it asks for one and there is one."""
+"""Where a job computes: on a GPU only where it asks for one and there is one."""
 
 from types import SimpleNamespace
 
@@ -30,6 +30,6 @@ def test_the_device_is_what_the_job_asks_for_and_the_machine_has(monkeypatch, gp
 
 
 def test_a_trained_network_tells_its_device(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a graphics processor")
-    assert trained_on("cuda") == {"device": "a graphics processor", "torch": torch.__version__}
-    assert "a graphics processor" not in trained_on("cpu")["device"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert trained_on("cuda") == {"device": "a GPU", "torch": torch.__version__}
+    assert "a GPU" not in trained_on("cpu")["device"]

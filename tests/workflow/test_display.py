@@ -221,6 +221,48 @@ def test_a_long_table_is_cut(made):
     assert "… and 20 more rows: results/tables/quick.csv" in closing(CONFIG, [])
 
 
+def test_where_there_is_no_other_target_the_costs_are_next(made):
+    alone = CONFIG | {"targets": {"all": ["quick"]}}
+    assert closing(alone, []).splitlines()[-1].startswith("  python -m workflow.costs ")
+
+
 def test_files_that_were_asked_for_are_named(made):
     Path("a.json").touch()
     assert "Made: a.json\n" in closing(CONFIG, ["a.json"])
+
+
+DATA = "results/data/digits.safetensors"
+
+
+def test_a_run_of_snakemake_prints_few_lines_and_keeps_the_whole_log(new_project):
+    project = new_project(None)
+    printed = project.snakemake(DATA)
+    assert "1 of 1 jobs (100%) done: data" in printed
+    assert f"Made: {DATA}" in printed
+    assert "rule data:" not in printed
+    assert len(printed.splitlines()) < 20
+    (log,) = (project / ".snakemake/log").iterdir()
+    assert "rule data:" in log.read_text()
+    assert "Nothing to be done" in project.snakemake(DATA)
+    assert "rule data:" in project.snakemake(DATA, "--dry-run", "--force")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            'raise __import__("scap").ScapError("the files are damaged; fetch them again")',
+            "the files are damaged; fetch them again",
+        ),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_failed_run_ends_with_one_message_and_its_log(new_project, line, message):
+    project = new_project(None)
+    with project.edited("workflow/scripts/data.py", "    save_tensors(", f"    {line}\n    save_tensors("):
+        printed = project.snakemake(DATA, succeeds=False)
+    *_, summary, job, log = printed.rstrip().splitlines()
+    assert summary.startswith("1 failed; 0 of 1 jobs (0%) done")
+    assert (job.strip(), log.strip()) == (f"data digits: {message}", "log: logs/data/digits.log")
+    for noise in ("Traceback", "CalledProcessError", "Exiting because", "At least one job", "rule data"):
+        assert noise not in printed

@@ -1,7 +1,8 @@
 """The documents say what the tables, the settings and the code say, in plain words."""
 
-import ast
+import doctest
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -9,18 +10,23 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
+from torch import nn
 
 import scap
 from scap.errors import ScapError
 from scap.published import PUBLISHED, PUBLISHED_TOP1
 from workflow import documents, manual
+from workflow import tables as workflow_tables
 from workflow.configuration import load_configuration
 from workflow.documents import BLOCK, fill
+from workflow.lineage import RUN, Lineage, runs_of, size_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents.documents()
 PAGES = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+README = (ROOT / "README.md").read_text()
 METHOD = (ROOT / "docs/method.md").read_text()
 LAYOUT = (ROOT / "docs/layout.md").read_text()
 RECIPES = (ROOT / "docs/recipes.md").read_text()
@@ -59,7 +65,9 @@ def test_blocks_are_whole_and_lines_begin_with_words(path):
 def tables(tmp_path, monkeypatch):
     """A repository with one table of runs, and one of a benchmark."""
     runs = [
-        {"network": "net", "seed": seed, "criterion": criterion, "size": "macs-0.5", "macs_removed": 0.5, "top1": top1}
+        {"network": "net", "seed": seed, "criterion": criterion, "macs_removed": 0.5, "params_removed": 0.75, "top1": top1}
+        | {"widths": "own", "size": "macs-0.5", "compensation": "none", "schedule": "none", "holdout_top1": None}
+        | {"device": "CPU", "torch": "2.13", "finetune_seconds": 900}
         for criterion, values in {"scap": (80.0, 82.0), "l1": (81.0, 82.5)}.items()
         for seed, top1 in enumerate(values)
     ]
@@ -68,7 +76,10 @@ def tables(tmp_path, monkeypatch):
     pd.DataFrame(runs).to_csv(tmp_path / "results/tables/runs.csv", index=False)
     cost = {"layer": ["a", "b"], "C": [64, 2048], "s": [0.12345, 12345.6], "note": "Quiet", "machine": "one core"}
     pd.DataFrame(cost).to_csv(tmp_path / "benchmarks/results/cost.csv", index=False)
-    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    monkeypatch.setattr(workflow_tables, "ROOT", tmp_path)
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "results"], check=True)
 
 
 MADE = {
@@ -87,6 +98,16 @@ MADE = {
     "seeds runs of=top1 also=top1 criterion=scap": (
         "| criterion | seed 0 | seed 1 | top-1, mean | top-1, mean |\n| --- | --- | --- | --- | --- |\n"
         "| `scap` | 80.00 | 82.00 | 81.00 | 81.00 |"
+    ),
+    "overview": (
+        "| table | networks | runs | seeds | device | torch | fine-tuning, h |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        "| `results/tables/runs.csv` | net | 4 | 0, 1 | CPU | 2.13 | 1.0 |"
+    ),
+    "overview results/earlier": "None yet.",
+    "published": (
+        "### runs\n\n    snakemake --cores all results/tables/runs.csv\n\n"
+        "| criterion | FLOPs removed | parameters removed | top-1 |\n| --- | --- | --- | --- |\n"
+        "| `scap` | 50.00 % | 75.00 % | 81.00 ± 1.41 % |\n| `l1` | 50.00 % | 75.00 % | 81.75 ± 1.06 % |"
     ),
     "table benchmarks/cost columns=layer,C C=64": "| layer | C |\n| --- | --- |\n| a | 64 |",
     "benchmark cost columns=layer,s": (
@@ -219,17 +240,16 @@ def test_files_and_modules_that_are_named_exist(path):
 @pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", RECIPES, re.DOTALL | re.MULTILINE))
 def test_the_recipes_of_configurations_are_accepted(text, tmp_path, monkeypatch):
     (tmp_path / "nets.py").write_text("")
+    (tmp_path / "mine.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    assert load_configuration(ROOT / "config", yaml.safe_load(text))
+    assert load_configuration(ROOT / "config", [tmp_path / "mine.yaml"])
 
 
 PATHS = re.findall(r"^    snakemake .*?(results/\S+)", "\n".join(path.read_text() for path in PAGES), re.MULTILINE)
 
 
 def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
-    from workflow.lineage import RUN, runs_of, size_of
-
-    config = load_configuration(ROOT / "config", {})
+    config = load_configuration(ROOT / "config")
     pattern = re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(RUN)) + r"/metrics\.json")
     metrics = [path for path in PATHS if path.endswith("metrics.json")]
     assert metrics
@@ -253,13 +273,16 @@ def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
 
 
 def test_the_targets_in_commands_exist():
-    targets = load_configuration(ROOT / "config", {})["targets"]
-    named = re.findall(r"snakemake --cores all ([a-z]\w+)\b(?!/)", README_AND_RECIPES)
+    targets = load_configuration(ROOT / "config")["targets"]
+    named = re.findall(r"snakemake --cores all ([a-z]\w+)\b(?!/)", README + RECIPES)
     assert named
     assert set(named) <= targets.keys()
 
 
-README_AND_RECIPES = (ROOT / "README.md").read_text() + RECIPES
+def test_what_dvc_shows_is_what_the_quickstart_makes():
+    shown = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    paths = [*shown["metrics"], *(path for plot in shown["plots"] for path in plot)]
+    assert set(paths) <= set(Lineage(load_configuration(ROOT / "config")).target("all"))
 
 
 @pytest.mark.parametrize(
@@ -321,26 +344,36 @@ def test_the_example_in_the_readme_is_that_of_the_package():
     assert example in (ROOT / "README.md").read_text()
 
 
-def functions() -> list[str]:
-    return [public for public in scap.__all__ if not isinstance(getattr(scap, public), type)]
+PUBLIC = [name for name in scap.__all__ if not isinstance(getattr(scap, name), type)]
+SETTINGS = ["AutoencoderSettings", "CriterionSettings"]
 
 
-@pytest.mark.parametrize("public", functions())
+@pytest.mark.parametrize("public", PUBLIC)
 def test_docstrings_of_public_functions_say_what_goes_in_and_comes_out(public):
     function = getattr(scap, public)
-    doc = function.__doc__ or ""
-    sections = re.split(r"^    (Args|Returns|Raises|Example):\n", doc, flags=re.MULTILINE)
+    sections = re.split(r"^ {4}(Args|Returns|Raises|Example):\n", function.__doc__ or "", flags=re.MULTILINE)
     found = dict(zip(sections[1::2], sections[2::2], strict=True))
-    arguments = [each.arg for each in _arguments(function)]
-    assert re.findall(r"^        \*{0,2}(\w+): ", found["Args"], re.MULTILINE) == arguments
-    assert "ScapError: " in found["Raises"]
-    assert ">>> " in found["Example"]
+    assert re.findall(r"^ {8}(\w+): ", found["Args"], re.MULTILINE) == list(inspect.signature(function).parameters)
+    assert found["Raises"].lstrip().startswith("ScapError: ")
+    assert inspect.signature(function).return_annotation in (None, "None") or found["Returns"].strip()
 
 
-def _arguments(function) -> list[ast.arg]:
-    (definition,) = (
-        node
-        for node in ast.walk(ast.parse(Path(function.__code__.co_filename).read_text()))
-        if isinstance(node, ast.FunctionDef) and node.name == function.__name__
-    )
-    return [*definition.args.args, *definition.args.kwonlyargs]
+@pytest.mark.parametrize("public", PUBLIC + SETTINGS)
+def test_examples_of_public_names_run(public, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(scap, public), public, globs={})
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
+    """And the file that it writes loads again."""
+    monkeypatch.chdir(tmp_path)
+
+    def make_network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+
+    for text in (README, RECIPES):
+        given = {"network": make_network().eval(), "images": torch.randn(64, 3, 8, 8), "make_network": make_network}
+        exec(re.findall(r"^```python\n(import scap.*?)^```", text, re.DOTALL | re.MULTILINE)[0], given)
+        torch.testing.assert_close(given["again"](given["images"]), given["smaller"](given["images"]))

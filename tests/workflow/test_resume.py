@@ -1,4 +1,4 @@
-"""A workflow killed in the middle of a training: it goes on where it was, to the same bytes."""
+"""A workflow killed in the middle of a training: it resumes where it was, to the same bytes."""
 
 import csv
 import json

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -11,16 +12,28 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, Project
-from test_workflow import CRITERIA, NETWORK, NOTHING, from_pruning
+from conftest import Project
+from tiny import CONFIG, FEW, FIGURES, LAYERS, NETWORK, NOTHING, POINTS, from_pruning, points_of, run_folder
 
 from scap.data.sources import RAW_FILES
 from workflow.scripts.provenance import SUFFIX
 
 ROOT = Path(__file__).parents[2]
 TRACKED = ("results/data", "results/tables", "results/figures", NETWORK)
-FIGURES = {"tradeoff", "finetuning", "fidelity", "channels"}
-AFTER_PRUNING = from_pruning(CRITERIA, FIGURES)
+AT_THRESHOLD = {point for point in POINTS if "threshold" in point}
+POINT = POINTS[0]
+
+
+def after_another_threshold() -> dict[str, set[str]]:
+    """The jobs that are planned where the threshold becomes 0.4."""
+    jobs = from_pruning(AT_THRESHOLD, FIGURES - {"method"})
+    jobs |= {"sensitivity_table": {"sizes"}, "figure": jobs["figure"] | {"sizes/sensitivity"}}
+    return {rule: {name.replace("-0.5", "-0.4") for name in names} for rule, names in jobs.items()}
+
+
+CHANNELS = {"figure": {"quick/channels"}}
+PRUNED = from_pruning(set(POINTS), FIGURES - {"method", "scores"})
+AFTER_PRUNING = after_another_threshold()
 
 
 def dvc(project: Project, *arguments: str) -> str:
@@ -39,13 +52,18 @@ def track(project: Project, message: str) -> None:
     dvc(project, "push")
 
 
+def caches(project: Project) -> list[Path]:
+    """Activations and spectra that are there."""
+    return [path for name in ("activations", "spectra/*") for path in (project / FEW).glob(f"{name}.safetensors")]
+
+
 def contents(project: Project) -> dict[str, bytes]:
     """All tracked files."""
     files = [path for name in TRACKED for path in (project / name).rglob("*") if path.is_file()]
     return {
         str(path.relative_to(project.folder)): path.read_bytes()
         for path in files
-        if not ("calibrations" in path.parts and path.suffix == ".safetensors") and path.name != ".gitignore"
+        if path not in caches(project) and path.name != ".gitignore"
     }
 
 
@@ -86,9 +104,11 @@ def test_tracking_reruns_nothing_and_links_nothing(origin):
     assert "up to date" in dvc(origin, "status", *(f"{name}.dvc" for name in TRACKED))
 
 
-def test_caches_are_not_stored(origin, restored):
-    for project, there in ((origin, True), (restored, False)):
-        assert bool(list((project / f"{NETWORK}/calibrations").rglob("*.safetensors"))) == there
+def test_caches_are_not_stored_but_autoencoders_are(origin, restored):
+    assert len(caches(origin)) == 1 + len(LAYERS)
+    assert not caches(restored)
+    for project in (origin, restored):
+        assert len(list((project / f"{FEW}/autoencoders").rglob("*.safetensors"))) == 2 * len(LAYERS)
 
 
 def test_a_restored_clone_has_nothing_to_do_and_the_same_bytes(origin, restored):
@@ -100,8 +120,10 @@ def test_a_restored_clone_has_nothing_to_do_and_the_same_bytes(origin, restored)
     ("path", "old", "new", "planned"),
     [
         (CONFIG, "thresholds: [0.5]", "thresholds: [0.4]", AFTER_PRUNING),
-        ("scap/figures/channels.py", '"""', '"""Edited. ', {"figure": FIGURES | {"method"}}),
-        ("workflow/scripts/prune.py", '"""', '"""Edited. ', from_pruning(CRITERIA, FIGURES - {"fidelity"})),
+        ("scap/figures/channels.py", "    before, after = table[", "    len(table)\n    before, after = table[", CHANNELS),
+        ("scap/figures/channels.py", '"""', '"""Edited. ', {}),
+        ("workflow/scripts/prune.py", "    own = read_scores(", "    len(inputs)\n    own = read_scores(", PRUNED),
+        ("workflow/scripts/prune.py", '"""', '"""Edited. ', {}),
     ],
 )
 def test_what_was_edited_before_the_restore_is_stale(clone, path, old, new, planned):
@@ -128,7 +150,7 @@ def test_an_edited_result_is_not_taken_for_its_own(clone):
     restore(clone)
     scores = clone / f"{NETWORK}/scap/scores.csv"
     scores.write_text(scores.read_text().replace("conv1_1,0,", "conv1_1,0,0", 1))
-    assert clone.plan()["prune"] == {"scap", "l1", "uniform"}  # l1 and uniform take their widths from it
+    assert clone.plan()["prune"] == points_of("scap")  # those of l1 take their widths from it
 
 
 def test_the_life_of_a_second_clone(origin, clone):
@@ -142,7 +164,7 @@ def test_the_life_of_a_second_clone(origin, clone):
     clone.snakemake()
     baseline = (clone / f"{NETWORK}/baseline.safetensors").stat()
     assert (baseline.st_ino, baseline.st_mtime_ns) == kept
-    assert not list((clone / f"{NETWORK}/calibrations").rglob("*.safetensors"))
+    assert not caches(clone)
     track(clone, "another threshold")
     clone.git("push", "origin", "HEAD:refs/heads/threshold")
     before = origin.git("rev-parse", "HEAD").strip()
@@ -151,7 +173,7 @@ def test_the_life_of_a_second_clone(origin, clone):
         restore(origin)
         assert NOTHING in origin.snakemake("--dry-run")
         assert contents(origin) == contents(clone)
-        metrics = f"{NETWORK}/scap/threshold-0.4/short/metrics.json"
+        metrics = f"{run_folder(POINT.replace('0.5', '0.4'), 'short')}/metrics.json"
         printed = dvc(origin, "metrics", "diff", before, "HEAD", "--targets", metrics, "--json")
         diff = json.loads(printed.splitlines()[-1])  # before it, that the older commit has no such metrics
         pruned = json.loads((origin / metrics).read_text())["pruned"]
@@ -202,7 +224,7 @@ def test_a_damaged_cache_object_is_named_and_fetched_anew(origin, clone):
 
 def test_an_object_damaged_in_the_remote_is_an_error_and_keeps_the_rest(origin, clone):
     remote = Path(dvc(origin, "remote", "list").split()[1])
-    model = f"{NETWORK}/scap/threshold-0.5/short/finetuned.safetensors"
+    model = f"{run_folder(POINT, 'short')}/finetuned.safetensors"
     size = (origin / model).stat().st_size
     stored = [path for path in objects(remote, size) if path.read_bytes() == (origin / model).read_bytes()]
     content = stored[0].read_bytes()
@@ -236,7 +258,7 @@ def test_two_machines_push_results_of_one_seed(origin, tmp_path):
         driver = "-m dvc git-hook merge-driver --ancestor %O --our %A --their %B"
         project.git("config", "merge.dvc.driver", f"{sys.executable} {driver}")
         restore(project)
-        points[threshold] = f"{NETWORK}/l1/threshold-{threshold}/channels.csv"
+        points[threshold] = f"{run_folder(f'l1/own/threshold-{threshold}/none')}/channels.csv"
         project.snakemake(points[threshold])
         track(project, threshold)
         project.git("push", "--quiet", "origin", f"HEAD:refs/heads/at-{threshold}")
@@ -256,15 +278,16 @@ def test_provenance_says_what_made_a_result(origin):
     files = {str(path.relative_to(origin.folder)) for path in (origin / "results").rglob("*") if path.is_file()}
     made = {path for path in files if not path.endswith((SUFFIX, ".dvc", ".gitignore"))}
     assert {path.removesuffix(SUFFIX) for path in files if path.endswith(SUFFIX)} == made
-    commits = origin.git("rev-list", "HEAD").split()
+    commits, read = origin.git("rev-list", "HEAD").split(), set()
     for path in made:
         provenance = json.loads((origin / f"{path}{SUFFIX}").read_text())
         assert provenance["output"] == path
         assert provenance["code"] == {"commit": commits[-1], "dirty": False}
         assert provenance["seconds"] > 0
-        inputs = provenance["snakemake"]["input_checksums"]
-        assert "workflow/scripts/job.py" in inputs
-        assert all(checksum.startswith("sha256:") for checksum in inputs.values())
+        assert all(checksum.startswith("sha256:") for checksum in provenance["snakemake"]["input_checksums"].values())
+        assert re.fullmatch(r"[0-9a-f]{16}", provenance["config"]["code"])
+        read |= provenance["snakemake"]["input_checksums"].keys()
+    assert {path for path in made if path.endswith(("baseline.safetensors", "scores.csv", "pruned.safetensors"))} <= read
     one = json.loads((origin / f"{NETWORK}/baseline.safetensors{SUFFIX}").read_text())
     assert one["rule"] == "baseline"
     assert one["wildcards"] == {"network": "tiny", "seed": "0"}
@@ -275,7 +298,7 @@ def test_provenance_says_what_made_a_result(origin):
 
 
 def test_metrics_are_the_files_that_the_workflow_writes(origin):
-    metrics = f"{NETWORK}/scap/threshold-0.5/short/metrics.json"
+    metrics = f"{run_folder(POINT, 'short')}/metrics.json"
     shown = json.loads(dvc(origin, "metrics", "show", metrics, "--json"))
     assert shown[""]["data"][metrics]["data"] == json.loads((origin / metrics).read_text())
 

@@ -1,89 +1,98 @@
-"""The workflow on a tiny experiment: a change reruns what follows from it, and nothing else."""
+"""The workflow on a tiny experiment, from data to figures: what is made, and what is said of it."""
 
 import ast
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import Project
+from tiny import CONFIG, FEW, FIGURES, LAYERS, NETWORK, NOTHING, POINTS, SCHEDULES, SECOND, run_folder
 
+from scap.criterion.terms import needs
 from workflow.code import definitions_of
+from workflow.figures import FIGURES as DECLARED
 
 ROOT = Path(__file__).parents[2]
-CONFIG = "config/config.yaml"
-NETWORK = "results/tiny/seed0"
-LAYERS = {"conv1_1", "conv2_2", "conv5_3"}
-CRITERIA = {"scap", "scap-second", "l1", "uniform"}
-NOTHING = "Nothing to be done"
-
-
-def from_pruning(criteria: set[str], figures: set[str]) -> dict[str, set[str]]:
-    """The jobs from prune to the figures."""
-    return {**dict.fromkeys(("prune", "finetune", "evaluate"), criteria), "table": {""}, "figure": figures}
-
-
-STUDY = {"study": {""}, "study_figure": {""}}
 
 
 def test_all_artifacts_are_made(project):
-    """Also that the parts of the config reach the steps: three layers, eight epochs, four runs."""
-    fidelities = {path.stem for path in (project / f"{NETWORK}/autoencoders/second").glob("*.csv")}
+    """Also that the parts of the config reach the steps: three layers, eight epochs, six runs."""
+    fidelities = {path.stem for path in (project / f"{FEW}/autoencoders/{SECOND}").glob("*.csv")}
     assert fidelities == LAYERS
     assert len((project / f"{NETWORK}/baseline.history.csv").read_text().splitlines()) == 1 + 8
     header, *rows = (project / "results/tables/quick.csv").read_text().splitlines()
-    assert header.startswith("network,seed,criterion,threshold,track,")
-    assert [row.split(",")[2] for row in rows] == ["scap", "scap-second", "l1", "uniform"]
+    assert header.startswith("network,seed,criterion,widths,size,compensation,schedule,threshold,")
+    assert ["/".join(row.split(",")[2:7]) for row in rows] == [f"{point}/{SCHEDULES[point]}" for point in POINTS]
     figures = {path.name for path in (project / "results/figures/quick").iterdir() if path.suffix != ".json"}
-    names = ("tradeoff", "finetuning", "method", "fidelity", "channels")
-    assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")}
-    study = pd.read_csv(project / "results/tables/readings.csv", index_col="criterion")
-    runs = pd.read_csv(project / "results/tables/quick.csv", index_col="criterion")
-    assert list(study.index) == ["scap-second", "scap", "uniform"]
-    for column in ("macs", "params", "macs_removed", "params_removed"):  # as in the networks that were pruned
-        assert (study[column] == runs.loc[study.index, column]).all()
-    assert study.loc["scap-second", ["rank_correlation_first", "kept_in_common_first"]].tolist() == [1, 1]
-    assert study.loc["uniform", "rank_correlation_l1"] == 1
-    assert study["autoencoder.bottleneck"].tolist()[:2] == [3, 2]
-    assert (project / "results/figures/readings/study.png").is_file()
+    assert figures == {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "pdf")}
+    assert (project / "results/figures/sizes/sensitivity.png").is_file()
+    for point in POINTS:
+        assert (project / run_folder(point) / "pruned.safetensors").is_file()
+        trained = SCHEDULES[point] != "none"
+        assert (project / run_folder(point, SCHEDULES[point]) / "finetuned.safetensors").is_file() == trained
 
 
-def test_the_magnitude_may_be_that_of_the_activations(new_project, finished):
-    project = new_project()
-    shutil.copytree(finished[0] / "results", project / "results")
-    strong = "  strong: {method: scap, autoencoder: second, fusion: magnitude, magnitude_of: novelty}\n  uniform: {"
-    with project.edited(CONFIG, "  uniform: {", strong):
-        project.snakemake(f"{NETWORK}/strong/scores.csv", "--allowed-rules", "scores")
-    strengths = pd.read_csv(project / f"{NETWORK}/calibrations/few/activations.csv")
-    values, by_layer = strengths["novelty"], strengths.groupby("layer", sort=False)["novelty"]
-    expected = (values - by_layer.transform("min")) / (by_layer.transform("max") - by_layer.transform("min"))
-    assert (strengths["novelty"] <= strengths["rms"] * (1 + 1e-9)).all()
-    assert pd.read_csv(project / f"{NETWORK}/strong/scores.csv")["score"].tolist() == pytest.approx(expected.tolist())
+def test_the_table_of_runs_says_what_was_made_of_each(project):
+    table = pd.read_csv(project / "results/tables/quick.csv")
+    untrained, trained = table[table["schedule"] == "none"], table[table["schedule"] == "short"]
+    assert (untrained["top1"] == untrained["top1_pruned"]).all()
+    assert (untrained[["finetune_epochs", "finetune_seconds"]] == 0).all(axis=None)
+    assert (trained["finetune_epochs"] == 1).all()
+    assert trained["threshold"].tolist() == [0.5] * 4
+    assert untrained["threshold"].isna().all()
+    assert (untrained["macs"] <= 0.8 * untrained["macs_baseline"]).all()  # the budget
+    assert untrained["macs"].nunique() == 1  # the same channels go, with and without compensation
+    assert (table["macs_removed"] == 1 - table["macs"] / table["macs_baseline"]).all()
+    assert (table[["top1", "top1_pruned", "top1_baseline", "holdout_top1"]] <= 100).all(axis=None)
+
+
+def test_widths_are_those_of_the_criterion_that_is_named(project):
+    """l1 keeps as many channels of each layer as scap does, or the same share of all layers at no more MACs."""
+    own, taken, uniform = (pd.read_csv(project / run_folder(POINTS[index]) / "channels.csv") for index in (0, 2, 3))
+    pd.testing.assert_frame_equal(own, taken)
+    macs = pd.read_csv(project / "results/tables/quick.csv")["macs"]
+    assert macs[2] == macs[0]
+    assert macs[3] <= macs[0]
+    shares = uniform["after"] / uniform["before"]
+    assert shares.max() - shares.min() < 1 / uniform["before"].min()
+
+
+def test_the_table_of_sensitivity_counts_the_networks_that_were_pruned(project):
+    table = pd.read_csv(project / "results/tables/sizes.sensitivity.csv", index_col=["criterion", "widths"])
+    runs = pd.read_csv(project / "results/tables/quick.csv", index_col=["criterion", "widths"])
+    assert list(table.index) == [("scap-second", "own"), ("scap", "own"), ("l1", "uniform-scap")]
+    for column in ("macs", "params", "macs_removed", "params_removed"):
+        assert (table[column] == runs.loc[table.index, column]).all()
+    assert table.iloc[0][["rank_correlation_first", "kept_in_common_first"]].tolist() == [1, 1]
+    assert table["rank_correlation_l1"].iloc[2] == 1
+    assert table["autoencoder.bottleneck"].tolist()[:2] == [3, 2]
+
+
+def test_a_criterion_of_terms_that_are_measured_on_activations(finished, tmp_path):
+    """The terms are measured once, on the activations that are there, and then fused."""
+    project = Project(shutil.copytree(finished[0].folder, tmp_path / "copy"))
+    strong = "  strong: {terms: {novelty: 1, rms: 0}, calibration: {images: 32}}\n  l1: {"
+    scores = f"{NETWORK}/strong/scores.csv"
+    with project.edited(CONFIG, "  l1: {", strong):
+        assert project.plan(scores) == {"term": {"novelty", "rms"}, "scores": {"strong"}}
+        project.snakemake(scores)
+    table = pd.read_csv(project / scores)
+    for term in ("novelty", "rms"):
+        assert (pd.read_csv(project / f"{FEW}/terms/{term}.csv")[term] == table[term]).all()
+    by_layer = table.groupby("layer", sort=False)["novelty"]
+    expected = (table["novelty"] - by_layer.transform("min")) / (by_layer.transform("max") - by_layer.transform("min"))
+    assert (table["novelty"] <= table["rms"] * (1 + 1e-9)).all()
+    assert table["score"].tolist() == pytest.approx(expected.tolist())
 
 
 def test_a_second_run_has_nothing_to_do(project):
     assert NOTHING in project.snakemake()
-
-
-def test_a_job_depends_on_the_modules_that_it_loads(finished):
-    """`library` reads import statements; the jobs noted what they imported in truth, also lazily."""
-    project, ran = finished
-    declared, loaded = {}, defaultdict(set)
-    for job in ran:
-        declared[job.rule] = {name for name in job.inputs if name.startswith(("scap/", "workflow/"))}
-    for note in map(json.loads, map(Path.read_text, (project / "notes").iterdir())):
-        files = [(project / file).resolve() for file in note["files"]]
-        names = {str(file.relative_to(project.folder)) for file in files if file.is_relative_to(project.folder)}
-        # scap/__init__.py computes nothing.
-        loaded[note["rule"]] |= {name for name in names if name.startswith(("scap/", "workflow/"))} - {"scap/__init__.py"}
-    del declared["all"]
-    assert len(declared) == 15
-    assert dict(loaded) == declared
 
 
 def definition_at(path: Path, line: int) -> set[str]:
@@ -96,12 +105,23 @@ def definition_at(path: Path, line: int) -> set[str]:
     raise AssertionError(f"{path} has no line {line}")
 
 
+def roots(note: dict) -> list[str]:
+    """What a job looks up by a name that its configuration has: as in workflow/rules/common.smk."""
+    wildcards, terms = note["wildcards"], {"scap": ["l1"], "scap-second": ["l1"], "l1": ["l1"], "conditional": []}
+    if note["rule"] == "figure":
+        return [DECLARED[wildcards["figure"]].function]
+    found = {"term": [wildcards.get("term")], "scores": terms.get(wildcards.get("criterion"), [])}.get(note["rule"], [])
+    assert note["rule"] != "scores" or all("weight" in needs(term) for term in found)
+    return [f"scap.criterion.terms:{term}" for term in found]
+
+
 def test_the_digest_of_a_script_counts_every_function_that_its_jobs_called(finished):
     """`code_of` reads the code; the jobs noted which functions ran in truth."""
     project, ran = finished
     rules, called = set(), 0
     for note in map(json.loads, map(Path.read_text, (project / "notes").iterdir())):
-        counted = definitions_of(Path(note["script"]).name, folder=project.folder)
+        script, without = Path(note["script"]).name, ("scap.criterion.terms:TERMS",)
+        counted = definitions_of(script, *roots(note), without=without, folder=project.folder)
         rules.add(note["rule"])
         for file, line in note["called"]:
             module = file.removesuffix(".py").replace("/", ".")
@@ -109,6 +129,19 @@ def test_the_digest_of_a_script_counts_every_function_that_its_jobs_called(finis
             called += 1
     assert rules == {job.rule for job in ran} - {"all"}
     assert called > 5 * len(rules)
+
+
+def test_a_run_prints_few_lines_and_ends_with_its_tables(project):
+    """At most 60 lines without a terminal, for as many rules and tables as this."""
+    printed = (project / "hook/printed.txt").read_text()
+    lines = printed.rstrip().splitlines()
+    assert len(lines) <= 60, printed
+    assert "jobs (100%) done" in printed
+    for comparison, table in (("quick", "quick"), ("sizes", "sizes.sensitivity")):
+        assert f"results/tables/{table}.csv: " in printed
+        assert f"Figures: results/figures/{comparison}/" in printed
+    assert [line.split()[0] for line in lines[-3:]] == ["Next:", "snakemake", "python"]
+    assert not re.search(r"^(local)?rule |epoch ", printed, re.MULTILINE)
 
 
 def test_what_each_rule_has_cost(finished):
@@ -122,85 +155,14 @@ def test_what_each_rule_has_cost(finished):
     assert "nowhere: no benchmark file" in project.python("-m", "workflow.costs", "nowhere", succeeds=False)
 
 
-def test_a_point_that_cannot_be_made_is_named(project):
-    output = project.snakemake(f"{NETWORK}/scap/threshold-0.5/shrot/metrics.json", succeeds=False)
-    assert re.search(r"'shrot' is no track of tiny; choose one of \w+", output)
-    assert "Traceback (most recent call last)" not in output
-    assert "MissingRuleException" in project.snakemake(f"{NETWORK}/autoencoders/first/conv9_9.csv", succeeds=False)
-
-
-def test_another_threshold_prunes_and_finetunes_anew(project):
-    with project.edited(CONFIG, "thresholds: [0.5]", "thresholds: [0.4]"):
-        assert project.plan() == from_pruning(CRITERIA, {"tradeoff", "finetuning", "fidelity", "channels"})
-
-
-def test_another_alpha_scores_anew(project):
-    """And so do the controls that take their widths from this criterion, but not the other one."""
-    with project.edited(CONFIG, "alpha: 0.75", "alpha: 0.5"):
-        figures = {"tradeoff", "finetuning", "fidelity", "channels"}
-        assert project.plan() == {"scores": {"scap"}, **STUDY, **from_pruning(CRITERIA - {"scap-second"}, figures)}
-
-
-def test_another_bottleneck_makes_its_autoencoders_anew(project):
-    with project.edited(CONFIG, "bottleneck: 3", "bottleneck: 4"):
-        autoencoders = {f"second/{layer}" for layer in LAYERS}
-        after = from_pruning({"scap-second"}, {"tradeoff", "finetuning"})
-        assert project.plan() == {"autoencoder": autoencoders, "scores": {"scap-second"}, **STUDY, **after}
-
-
-def test_another_training_makes_all_but_the_data_anew(project):
-    with project.edited(CONFIG, "epochs: 8", "epochs: 9"):
-        plan = project.plan()
-    assert set(plan) >= {"baseline", "evaluate_baseline", "activations", "scores", "figure"}
-    assert "data" not in plan
-
-
 def test_the_report_is_one_page_with_tables_figures_and_provenance(project):
     """Self-contained: nothing is fetched when it is opened."""
     project.snakemake("--report", "report.html")
     page = (project / "report.html").read_text()
-    for name in ("tables/quick.csv", "tables/readings.csv", "figures/quick/tradeoff.png", "figures/readings/study.png"):
+    names = ("tables/quick.csv", "tables/sizes.sensitivity.csv", "figures/quick/tradeoff.png", "figures/sizes/sensitivity.png")
+    for name in names:
         assert f"results/{name}" in page
     assert not re.search(r"""<(?:script|link|img)[^>]*(?:src|href)=["']https?:""", page)
-
-
-def test_an_edited_module_reruns_what_it_computes(project):
-    text = (project / "scap/criterion/spectra.py").read_text()
-    with project.edited("scap/criterion/spectra.py", text, text + "# edited\n"):
-        assert project.plan() == {
-            "spectrum": LAYERS,
-            "autoencoder": {f"{name}/{layer}" for name in ("first", "second") for layer in LAYERS},
-            "scores": {"scap", "scap-second"},
-            "method_table": {""},
-            **STUDY,
-            **from_pruning(CRITERIA, {"tradeoff", "finetuning", "method", "fidelity", "channels"}),
-        }
-
-
-def test_an_edit_of_the_scores_trains_no_baseline_and_no_autoencoder(project):
-    text = (project / "scap/criterion/fusion.py").read_text()
-    with project.edited("scap/criterion/fusion.py", text, text + "# edited\n"):
-        plan = project.plan()
-    assert plan["scores"] == CRITERIA
-    assert not {"data", "baseline", "activations", "spectrum", "autoencoder"} & set(plan)
-
-
-def test_a_touched_module_reruns_nothing(project):
-    for path in (project / "scap").glob("*.py"):
-        os.utime(path)
-    assert NOTHING in project.snakemake()
-
-
-def test_a_deleted_autoencoder_is_made_again_alone(project):
-    weights, scores = (project / f"{NETWORK}/{name}" for name in ("autoencoders/first/conv2_2.safetensors", "scap/scores.csv"))
-    before = weights.read_bytes(), scores.read_bytes()
-    weights.unlink()
-    figures = {"tradeoff", "finetuning", "fidelity", "channels"}
-    after = from_pruning(CRITERIA - {"scap-second"}, figures)
-    assert project.plan() == {"autoencoder": {"first/conv2_2"}, "scores": {"scap"}, **STUDY, **after}
-    project.snakemake(str(weights.relative_to(project.folder)))
-    assert (weights.read_bytes(), scores.read_bytes()) == before
-    assert NOTHING in project.snakemake()  # the remade files equal the old ones, so nothing follows
 
 
 def test_snakemake_finds_the_workflow_in_good_condition(new_project):

@@ -1,8 +1,6 @@
 import re
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 from scap.criterion.terms import TERMS, needs
 from scap.data.sources import check_raw_files, missing_files, raw_files
 from scap.models.checkpoints import check_checkpoint
@@ -16,9 +14,9 @@ from workflow.records import export_records
 BASE = Path(workflow.basedir)
 
 try:
-    checked = load_configuration(BASE / "config", config)
+    checked = load_configuration(BASE / "config", workflow.overwrite_configfiles, workflow.config_settings.config)
 except ValueError as error:
-    raise WorkflowError(str(error))
+    raise SystemExit(f"error: {error}")
 config.clear()
 config.update(checked)
 lineage = Lineage(config)
@@ -39,6 +37,11 @@ wildcard_constraints:
     comparison="|".join(config["comparisons"]),
     figure="|".join(FIGURES),
     layer="|".join(re.escape(layer) for layer in lineage.all_layers),
+
+
+def refuse(message):
+    """End with one line; an error that an input function raises would come with Snakemake's traceback."""
+    raise SystemExit(f"error: {message}")
 
 
 def log_of(path):
@@ -92,7 +95,7 @@ def checkpoint_file(wildcards):
     try:
         check_checkpoint(weights["file"], weights.get("sha256"))
     except ValueError as error:
-        raise WorkflowError(f"config: networks.{wildcards.network}.weights: {error}")
+        refuse(f"config: networks.{wildcards.network}.weights: {error}")
     return weights["file"]
 
 
@@ -106,7 +109,7 @@ def sources(wildcards):
     root = entry.get("root", "")
     missing = missing_files(entry["source"], root)
     if missing and not entry["download"]:
-        raise WorkflowError(
+        refuse(
             f"config: datasets.{wildcards.dataset}: {missing[0]} is missing; put the official files there, "
             "set 'root' to their folder, or set 'download: true'"
         )
@@ -114,7 +117,7 @@ def sources(wildcards):
         try:
             check_raw_files(entry["source"], root)
         except ValueError as error:
-            raise WorkflowError(str(error))
+            refuse(error)
     return [Path(root, name) for name in raw_files(entry["source"])]
 
 
@@ -157,7 +160,7 @@ def pruning(wildcards):
     try:
         kind, value = size_of(wildcards.size)
     except ValueError as error:
-        raise WorkflowError(str(error))
+        refuse(error)
     return {
         "architecture": architecture(wildcards.network),
         "plan": {
@@ -181,7 +184,7 @@ def finetuning(wildcards):
     schedules = config["networks"][wildcards.network]["finetuning"]
     if wildcards.schedule not in schedules:
         names = ", ".join(["none", *schedules])
-        raise WorkflowError(f"'{wildcards.schedule}' is no schedule of {wildcards.network}; choose one of {names}")
+        refuse(f"'{wildcards.schedule}' is no schedule of {wildcards.network}; choose one of {names}")
     return schedules[wildcards.schedule]
 
 
@@ -237,7 +240,8 @@ def sensitivity_settings(wildcards):
             f"{run['criterion']} {run['widths']}": lineage.width_criterion(run["criterion"], run["widths"]) for run in runs
         },
         "networks": {
-            name: {key: config["networks"][name][key] for key in ("multiple", "min_channels")} | {"layers": lineage.layers(name)}
+            name: {key: config["networks"][name][key] for key in ("multiple", "min_channels")}
+            | {"layers": lineage.layers(name)}
             for name in sorted(networks)
         },
     }

@@ -50,12 +50,12 @@ rule checkpoint:
         data=dataset,
     output:
         f"{NETWORK}/baseline.safetensors",
-    wildcard_constraints:
-        network=named(name for name, entry in config["networks"].items() if "weights" in entry),
     log:
         log_of(f"{NETWORK}/checkpoint"),
     benchmark:
         benchmark_of(f"{NETWORK}/checkpoint")
+    wildcard_constraints:
+        network=named(name for name, entry in config["networks"].items() if "weights" in entry),
     threads: 1
     resources:
         runtime=more(10),
@@ -74,12 +74,12 @@ rule baseline:
     output:
         model=f"{NETWORK}/baseline.safetensors",
         history=f"{NETWORK}/baseline.history.csv",
-    wildcard_constraints:
-        network=named(name for name, entry in config["networks"].items() if "baseline" in entry),
     log:
         log_of(f"{NETWORK}/baseline"),
     benchmark:
         benchmark_of(f"{NETWORK}/baseline")
+    wildcard_constraints:
+        network=named(name for name, entry in config["networks"].items() if "baseline" in entry),
     threads: workflow.resource_settings.cores or 1
     resources:
         runtime=more(600),

@@ -37,7 +37,7 @@ def measure(models: dict[str, str], data: str, cfg: dict, run: dict[str, str], o
 
 def check_fits(path: str, metadata: dict[str, Any], dataset: Dataset) -> None:
     """DamagedFile where the network is for images of another shape or number of classes."""
-    shape, found = list(dataset.test.images.shape[1:]), metadata["example_shape"][1:]
+    shape, found = list(dataset.test.shape), metadata["example_shape"][1:]
     classes = metadata["arguments"].get("classes", dataset.classes)
     if (found, classes) != (shape, dataset.classes):
         problem = f"is for images {found} of {classes} classes, not {shape} of {dataset.classes} classes"

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from scap.models.layers import conv_layers
 from scap.pruning.plans import Plan, layer_scores, plan_at, plan_of_widths
+from scap.pruning.sizes import Sizes
 from scap.pruning.widths import plan_for, uniform_widths
 
 
@@ -20,13 +21,13 @@ def make_plan(network: nn.Module, example: Tensor, scores: pd.DataFrame, widths_
     uniform, threshold = cfg.pop("uniform"), cfg.pop("threshold", None)
     rounding = {key: cfg.pop(key) for key in ("multiple", "min_channels")}
     decide = scores if widths_of is None else widths_of
-    if threshold is None:  # what is left of the configuration is a budget
-        plan = plan_for(decide, network, example, **cfg, **rounding)
-    else:
+    budget = cfg  # what is left of the configuration, where there is no threshold
+    if threshold is not None:
         plan = plan_at(decide, threshold, **rounding)
-    if widths_of is None and not uniform:
-        return plan
-    widths = {layer: len(kept) for layer, kept in plan.items()}
+        sizes = Sizes(network, example)
+        budget = {"macs": sizes.of(plan)["macs"] / sizes.full["macs"]}
+    elif not uniform:
+        plan = plan_for(decide, network, example, **budget, **rounding)
     if uniform:
-        widths = uniform_widths(network, plan, example, **rounding)
-    return plan_of_widths(scores, widths, **rounding)
+        return plan_of_widths(scores, uniform_widths(network, list(channels), example, **budget, **rounding), **rounding)
+    return plan if widths_of is None else plan_of_widths(scores, {layer: len(kept) for layer, kept in plan.items()}, **rounding)

@@ -33,7 +33,7 @@ def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compens
     )
     before = own.groupby("layer").size()
     write_table(channels, ({"layer": layer, "before": before[layer], "after": len(kept)} for layer, kept in plan.items()))
-    done.to_csv(compensation, index=False)
+    write_table(compensation, done)
 
 
 if __name__ == "__main__":

@@ -370,7 +370,7 @@ def replaced(data, value):
         (lambda n, x: (n, x, {"batch_size": 0}), "batch_size is 0"),
         (lambda n, x: (n, x, {"ridge": float("nan")}), "ridge is nan"),
         (lambda n, x: (n, x, {"layers": ["1"]}), "layer '1' is no convolution of the network"),
-        (lambda n, x: (n, x, {"layers": ["3"]}), "layer '3' has no conditional score: no layer reads its channels"),
+        (lambda n, x: (n, x, {"layers": ["3"]}), "layer '3' has no conditional score: its channels are outputs of the network"),
     ],
 )
 def test_mistakes_are_named(change, message):

@@ -118,7 +118,7 @@ def test_an_unknown_name_is_an_attribute_error():
 @pytest.mark.parametrize("representation", ["complex", "power"])
 @pytest.mark.parametrize("balance", ["none", "unit-rms"])
 def test_a_training_step_reads_no_value_back(representation, balance):
-    """On the device "meta" tensors have no values: what would wait for a graphics processor raises an error there."""
+    """On the device "meta" tensors have no values: what would wait for a GPU raises an error there."""
     settings = AutoencoderSettings(representation=representation, balance=balance)
     spectra = spectra_of(torch.rand(4, 3, 6, 6), torch.rand(4, 5, 6, 6))
     network = random_autoencoder(spectra, settings, 2, "").to("meta")

@@ -75,16 +75,16 @@ def method(path, height, width):
     return write(path, pd.DataFrame(rows, columns=["panel", "row", "column", "value"]))
 
 
-def sensitivity(path, criteria=29, seeds=(0, 1, 2)):
+def sensitivity(path, criteria=29, seeds=(0, 1, 2), sizes=("threshold-0.6",)):
     """Criteria whose size lies nearer to the published one the later they come; the last ranks nothing."""
     rows = [
         {
-            **{"criterion": f"criterion-{index}", "seed": seed, "threshold": 0.6, "distance_to_published": criteria - index},
+            **{"network": "vgg16", "criterion": f"criterion-{index}", "widths": "own", "size": size, "seed": seed},
+            **{"distance_to_published": criteria - index},
             **{"macs_removed": 0.5 + 0.01 * index + 0.01 * seed, "params_removed": 0.6 + 0.01 * index},
             **{"rank_correlation_first": 1 - 0.02 * index - 0.01 * seed, "rank_correlation_l1": -0.1 * (index % 3)},
         }
-        for index in range(criteria)
-        for seed in seeds
+        for index, size, seed in product(range(criteria), sizes, seeds)
     ]
     table = pd.DataFrame(rows)
     table.loc[table["criterion"] == f"criterion-{criteria - 1}", ["rank_correlation_first", "rank_correlation_l1"]] = np.nan
@@ -365,6 +365,16 @@ def test_sensitivity_is_sorted_by_distance_and_shows_means_and_ranges(tmp_path):
     assert bars.get_segments()[0][:, 0] == pytest.approx([50, 52])
     assert right.containers[0].lines[0].get_xdata() == pytest.approx([0.99, 0.97, np.nan], nan_ok=True)
     assert [line.get_xdata()[0] for line in left.lines if line.get_linestyle() == "--"] == pytest.approx([90.11, 96.30])
+
+
+def test_sensitivity_tells_sizes_apart_and_names_the_one_that_all_have(tmp_path):
+    left, _ = sensitivity_figure(sensitivity(tmp_path / "s.csv", criteria=2)).axes
+    assert left.get_xlabel() == "removed at τ = 0.6 (%); dashed: published"
+    left, _ = sensitivity_figure(sensitivity(tmp_path / "s.csv", criteria=2, sizes=["macs-0.5"])).axes
+    assert left.get_xlabel() == "removed at share of FLOPs left 0.5 (%); dashed: published"
+    left, _ = sensitivity_figure(sensitivity(tmp_path / "s.csv", criteria=1, sizes=["threshold-0.4", "macs-0.5"])).axes
+    assert left.get_xlabel() == "removed (%); dashed: published"
+    assert {text.get_text() for text in left.get_yticklabels()} == {"criterion-0, threshold-0.4", "criterion-0, macs-0.5"}
 
 
 def test_finetuning_without_histories():

@@ -51,5 +51,8 @@ def test_the_networks_of_the_project_keep_the_fast_order():
         assert memory_format(build_network(architecture, width=0.25), "cuda") == torch.channels_last
 
 
-def test_a_narrow_residual_network_gives_it_up():
-    assert memory_format(build_network("resnet20", width=0.25), "cpu") == torch.contiguous_format
+def test_a_narrow_strided_convolution_is_found_wherever_it_stands():
+    network = build_network("resnet20", width=0.25)  # its shortcuts have no weights
+    assert memory_format(network, "cpu") == torch.channels_last
+    network.layer2[0].shortcut = nn.Sequential(nn.Conv2d(4, 8, 1, stride=2, bias=False), nn.BatchNorm2d(8))
+    assert memory_format(network, "cpu") == torch.contiguous_format

@@ -54,6 +54,8 @@ def test_concatenation_flattening_and_depthwise_layers():
     flat = Wired(lambda n, x: n.l(n.a(x).flatten(1)), a=nn.Conv2d(3, 2, 7), l=nn.Linear(8, 3))
     assert found(flat)[1] == [("l", 0, [0, 1], [[0, 1, 2, 3], [4, 5, 6, 7]], None)]
     layers = {"a": nn.Conv2d(3, 2, 1), "d": nn.Conv2d(2, 2, 3, groups=2), "c": nn.Conv2d(2, 3, 1)}
+    moved = Wired(lambda n, x: n.l(n.a(x).permute(0, 2, 3, 1).flatten(1)), a=nn.Conv2d(3, 2, 7), l=nn.Linear(8, 3))
+    assert found(moved)[1] == [("l", 0, [0, 1], [[0, 2, 4, 6], [1, 3, 5, 7]], None)]
     depthwise = Wired(lambda n, x: n.c(functional.relu6(n.d(n.a(x)))), **layers)
     readers, consumers = found(depthwise)
     assert consumers == [("c", 0, [0, 1], [[0], [1]], None)]
@@ -95,17 +97,18 @@ OBSTACLES = {
     "shuffled": (after(lambda n, x: n.c(n.s(n.a(x))), s=nn.ChannelShuffle(2)), "read by 'channel_shuffle' in 's'"),
     "across channels": (after(lambda n, x: n.c(n.s(n.a(x))), s=nn.LocalResponseNorm(3)), "mixed by 'avg_pool3d' in 's'"),
     "normalised together": (after(lambda n, x: n.c(functional.group_norm(n.a(x), 2))), "normalised together"),
+    "combined": (after(lambda n, x: n.c((y := n.a(x)) + y.flip(1))), "'c' reads several of its channels in one"),
     "transposed": (after(lambda n, x: n.c(n.a(x)), nn.ConvTranspose2d(4, 5, 2)), "'c' reads it, a ConvTranspose2d"),
-    "read elsewhere": (after(lambda n, x: n.c(y := n.a(x)) + y.mean(1, True)), "its channels are mixed by 'mean'"),
-    "run again": (after(lambda n, x: n.c(n.c(n.a(x)).relu()), nn.Conv2d(4, 4, 1)), "its channels are outputs of the network"),
-    "run with another input": (
-        after(lambda n, x: n.c(n.a(x)) + n.c(n.a(x.flip(2)))),
+    "read elsewhere": (after(lambda n, x: n.c(y := n.a(x)) + y.mean(1, True)), "mixed by 'mean'"),
+    "run again": (after(lambda n, x: n.c(n.c(n.a(x)).relu()).mean((1, 2, 3)), nn.Conv2d(4, 4, 1)), "mixed by 'mean'"),
+    "run on other sizes": (
+        after(lambda n, x: n.c(y := n.a(x)).mean() + n.c(functional.max_pool2d(y, 2)).mean()),
         "'c', which reads it, runs more than once",
     ),
     "standardised": (after(lambda n, x: n.c(n.a(x)), Standardised(4, 5, 1)), "read by 'convolution' in 'c' (Standardised)"),
     "parametrised": (
         after(lambda n, x: n.c(n.a(x)), parametrizations.weight_norm(nn.Conv2d(4, 5, 1))),
-        "call torch.nn.utils.parametrize.remove_parametrizations",
+        "call torch.nn.utils.parametrize.remove_parametrizations on it first",
     ),
     "output": (after(lambda n, x: n.a(x)), "its channels are outputs of the network"),
     "unused": (after(lambda n, x: n.c(x.repeat(1, 2, 1, 1)[:, :4])), "it is not used"),
@@ -120,6 +123,12 @@ def test_what_cannot_be_told_is_an_obstacle_in_words(kind):
     assert message in readers.obstacle
 
 
+def claimed(monkeypatch, **inputs):
+    """A graph that says by itself what reads each layer."""
+    said = {layer: module._Reads(reads, {}, dict.fromkeys(reads)) for layer, reads in inputs.items()}
+    monkeypatch.setattr(module, "_reads", lambda graph, layer: said[layer])
+
+
 def test_channels_in_another_order_behind_a_flattened_map():
     network = after(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1).flatten(1)), nn.Linear(4 * 64, 2))
     ((name, group, channels, columns, norm),) = found(network)[1]
@@ -127,22 +136,60 @@ def test_channels_in_another_order_behind_a_flattened_map():
     assert columns == [list(range(channel, 4 * 64, 4)) for channel in range(4)]
 
 
-def test_a_wrong_graph_is_not_believed(monkeypatch):
-    """Two channels exchanged, or one left out: the run contradicts."""
-    network = Wired(lambda n, x: n.c(n.a(x)), a=nn.Conv2d(3, 4, 1), c=nn.Conv2d(4, 5, 1))
-    original = module._reads
+def straight(channels):
+    return [(channel, channel) for channel in range(channels)]
 
-    def wrong(change):
-        def reads(*arguments):
-            result = original(*arguments)
-            result.inputs["c"] = change(result.inputs["c"])
-            return result
 
-        return reads
+ORDER = "'c' reads its channels in another order, or mixed"
+UNTRUE = {
+    "another order": (after(lambda n, x: n.c(n.s(n.a(x))), s=nn.ChannelShuffle(2)), straight(4), ORDER),
+    "mixed": (after(lambda n, x: n.c(n.s(n.a(x))), s=nn.LocalResponseNorm(3)), straight(4), ORDER),
+    "exchanged": (after(lambda n, x: n.c(n.a(x))), [(1, 0), (0, 1), (2, 2), (3, 3)], ORDER),
+    "left out": (after(lambda n, x: n.c(n.a(x))), straight(3), ORDER),
+    "read elsewhere": (
+        after(lambda n, x: n.c(y := n.a(x)) + y.mean(1, True)),
+        straight(4),
+        "other parts of the network read it than 'c'",
+    ),
+    "run again": (
+        after(lambda n, x: n.c(n.c(n.a(x)).relu()), nn.Conv2d(4, 4, 1)),
+        straight(4),
+        "'c', which reads it, runs more than once",
+    ),
+    "standardised": (
+        after(lambda n, x: n.c(n.a(x)), Standardised(4, 5, 1)),
+        straight(4),
+        "'c', which reads it, computes something else than weight · inputs + bias",
+    ),
+    "parametrised": (
+        after(lambda n, x: n.c(n.a(x)), parametrizations.weight_norm(nn.Conv2d(4, 5, 1))),
+        straight(4),
+        "take the parametrisation or weight norm off first",
+    ),
+}
 
-    for change in (lambda pairs: [(p ^ 1, k) for p, k in pairs], lambda pairs: pairs[:3]):
-        monkeypatch.setattr(module, "_reads", wrong(change))
-        assert "'c' reads its channels in another order" in (found(network)[0].obstacle or "")
+
+@pytest.mark.parametrize("kind", UNTRUE)
+def test_a_wrong_graph_is_not_believed(kind, monkeypatch):
+    network, reads, message = UNTRUE[kind]
+    claimed(monkeypatch, a={"c": reads})
+    assert message in (found(network)[0].obstacle or "")
+
+
+def test_one_contradiction_leaves_other_layers_alone(monkeypatch):
+    """All are tried in the same runs, and then by halves."""
+
+    def wire(n, x):
+        shuffled = n.c(n.s(n.a(x)).relu())
+        return n.e(n.d(shuffled).relu()) + n.g(n.f(x)).relu()
+
+    names = {"d": (5, 6), "e": (6, 4), "f": (3, 7), "g": (7, 4)}
+    more = {name: nn.Conv2d(inputs, outputs, 1) for name, (inputs, outputs) in names.items()}
+    network = after(wire, s=nn.ChannelShuffle(2), **more).eval()
+    claimed(monkeypatch, a={"c": straight(4)}, c={"d": straight(5)}, d={"e": straight(6)}, f={"g": straight(7)})
+    readers = find_consumers(network, ["a", "c", "d", "f"], torch.randn(1, 3, 8, 8))
+    assert {layer: each.obstacle for layer, each in readers.items()} == {"a": ORDER, "c": None, "d": None, "f": None}
+    assert [consumer.name for layer in "cdf" for consumer in readers[layer].consumers] == ["d", "e", "g"]
 
 
 def test_slopes_are_those_of_the_batch_norm():

@@ -42,10 +42,21 @@ SMALL = {"0": 8, "2": 12}
 PIXELS = torch.zeros(1, 3, 6, 6)
 
 
-def left(network, plan):
-    """The shares of MACs and parameters that a plan leaves."""
-    before, after = (count_operations(each, PIXELS) for each in (network, prune_network(network, plan, PIXELS)))
-    return {key: after[key] / before[key] for key in ("macs", "params")}
+def left(plan):
+    """The shares of MACs and parameters that a plan leaves of the small network, as written on paper."""
+
+    def counts(first, second):  # 3x3 kernels on 3 and `first` channels at 36 positions, then 4 classes
+        weights, head = 9 * (3 * first + first * second), 4 * second
+        return {"macs": 36 * weights + head, "params": weights + first + second + head + 4}
+
+    before, after = counts(*SMALL.values()), counts(*(len(plan[layer]) for layer in SMALL))
+    return {key: after[key] / before[key] for key in before}
+
+
+def test_the_shares_on_paper_are_those_of_the_pruned_network(small):
+    plan = {"0": [1, 4, 6], "2": [0, 1, 2, 3, 11]}
+    before, after = (count_operations(each, PIXELS) for each in (small, prune_network(small, plan, PIXELS)))
+    assert left(plan) == {key: after[key] / before[key] for key in ("macs", "params")}
 
 
 BUDGETS = [{"macs": 0.5}, {"params": 0.3}, {"macs": 0.4, "params": 0.6}, {"macs": 0.7, "params": 0.25}, {"macs": 1.0}]
@@ -58,7 +69,7 @@ def test_a_budget_is_met_at_the_lowest_threshold_that_meets_it(small, budget, ro
     fitting = []
     for threshold in sorted(table["score"]):
         plan = plan_at(table, threshold, **rounding)
-        if all(left(small, plan)[key] <= share for key, share in budget.items()):
+        if all(left(plan)[key] <= share for key, share in budget.items()):
             fitting.append(plan)
     assert plan_for(table, small, PIXELS, **budget, **rounding) == fitting[0]
 
@@ -66,10 +77,10 @@ def test_a_budget_is_met_at_the_lowest_threshold_that_meets_it(small, budget, ro
 def test_both_budgets_hold_where_both_are_given(small):
     table = table_of(SMALL)
     one, other = ({"macs": 0.4}, {"params": 0.2})
-    both = left(small, plan_for(table, small, PIXELS, **one, **other))
+    both = left(plan_for(table, small, PIXELS, **one, **other))
     assert both["macs"] <= 0.4
     assert both["params"] <= 0.2
-    assert both in [left(small, plan_for(table, small, PIXELS, **budget)) for budget in (one, other)]
+    assert both in [left(plan_for(table, small, PIXELS, **budget)) for budget in (one, other)]
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,21 +98,18 @@ def test_the_whole_network_is_a_budget_that_prunes_nothing(small):
 def test_a_layer_whose_scores_are_all_alike_goes_as_a_whole_or_stays(small):
     table = table_of(SMALL).assign(score=0.5)
     assert {layer: len(kept) for layer, kept in plan_for(table, small, PIXELS, macs=1.0).items()} == SMALL
-    with pytest.raises(ScapError, match=r"the smallest plan of these scores leaves macs 1\.0000"):
+    with pytest.raises(ScapError, match=r"^the budget cannot be met: the smallest plan leaves 1\.0000 of the macs; raise it"):
         plan_for(table, small, PIXELS, macs=0.5)
 
 
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (
-            {"macs": 1e-6},
-            r"^plan_for: the smallest plan of these scores leaves macs 0\.\d{4} of the network; raise the budget$",
-        ),
-        ({"macs": 0.9, "params": 1e-6}, r"leaves macs 0\.\d{4}, params 0\.\d{4} of the network"),
-        ({}, "plan_for: no budget is given; say macs= or params="),
+        ({"macs": 1e-6}, r"^the budget cannot be met: the smallest plan leaves 0\.\d{4} of the macs; raise it"),
+        ({"macs": 0.9, "params": 1e-6}, r"leaves 0\.\d{4} of the macs, 0\.\d{4} of the params; raise it"),
+        ({}, "no budget is given; say macs= or params="),
         ({"macs": 1.5}, r"macs is 1\.5; it must lie in"),
-        ({"macs": 0}, "the smallest plan of these scores leaves macs"),
+        ({"macs": 0}, "the budget cannot be met"),
         ({"params": -0.1}, r"params is -0\.1; it must"),
         ({"macs": float("nan")}, "macs is nan; it must"),
         ({"macs": "half"}, r"macs is 'half' \(str\); give a number"),
@@ -111,6 +119,8 @@ def test_a_layer_whose_scores_are_all_alike_goes_as_a_whole_or_stays(small):
 def test_a_budget_that_cannot_be_met_or_is_none_is_named(small, budget, message):
     with pytest.raises(ScapError, match=message):
         plan_for(table_of(SMALL), small, PIXELS, **budget)
+    with pytest.raises(ScapError, match=message):
+        uniform_widths(small, list(SMALL), PIXELS, **budget)
 
 
 @pytest.mark.parametrize("score", [np.nan, 1.5, -0.1, "high"])
@@ -137,9 +147,10 @@ def macs(network, widths):
 
 @pytest.mark.parametrize("multiple", [1, 4])
 def test_uniform_widths_meet_the_budget_and_no_larger_share_does(network, multiple):
-    widths = uniform_widths(network, PLAN, EXAMPLE, multiple)
     totals = {layer: network.get_submodule(layer).out_channels for layer in PLAN}
     budget = macs(network, {layer: len(kept) for layer, kept in PLAN.items()})
+    share = budget / macs(network, totals)
+    widths = uniform_widths(network, list(PLAN), EXAMPLE, macs=share, multiple=multiple)
     assert widths.keys() == PLAN.keys()
     assert all(width % multiple == 0 for width in widths.values())
     assert macs(network, widths) <= budget
@@ -148,7 +159,20 @@ def test_uniform_widths_meet_the_budget_and_no_larger_share_does(network, multip
     assert macs(network, {layer: min(totals[layer], width + multiple) for layer, width in widths.items()}) > budget
 
 
+@pytest.mark.parametrize("budget", [{"macs": 0.5}, {"params": 0.3}, {"macs": 0.4, "params": 0.6}])
+@pytest.mark.parametrize("min_channels", [1, 3])
+def test_uniform_widths_keep_the_largest_share_that_meets_every_budget(small, budget, min_channels):
+    """Compared with every share of channels that is one."""
+    fitting = []
+    for share in sorted({count / total for total in SMALL.values() for count in range(1, total + 1)}):
+        widths = {layer: max(min_channels, int(share * total + 1e-9)) for layer, total in SMALL.items()}
+        shares = left({layer: list(range(width)) for layer, width in widths.items()})
+        if all(shares[key] <= limit for key, limit in budget.items()):
+            fitting.append(widths)
+    assert uniform_widths(small, list(SMALL), PIXELS, **budget, min_channels=min_channels) == fitting[-1]
+
+
 @pytest.mark.parametrize("multiple", [1, 4])
-def test_law_7_nothing_is_pruned_where_the_plan_keeps_all(network, multiple):
+def test_law_7_nothing_is_pruned_where_the_budget_is_the_whole_network(network, multiple):
     totals = {layer: network.get_submodule(layer).out_channels for layer in PLAN}
-    assert uniform_widths(network, {layer: list(range(n)) for layer, n in totals.items()}, EXAMPLE, multiple) == totals
+    assert uniform_widths(network, list(PLAN), EXAMPLE, macs=1, multiple=multiple) == totals

@@ -2,10 +2,13 @@
 
 import logging
 import math
+import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from scap.tensors import save_tensors
 from scap.training.progress import fingerprint, load_progress, save_progress
 
 
@@ -51,6 +54,58 @@ def test_a_damaged_or_foreign_file_is_reported_and_ignored(tmp_path, tensors, ca
     assert warning in caplog.text
     assert str(path) in caplog.text
     assert not any(tensor.any() for tensor in untouched.values())
+
+
+def not_resumed(path, tensors, caplog):
+    """What the log says where nothing is resumed and nothing touched."""
+    untouched = zeros_like(tensors)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert load_progress(path, untouched, "me") == []
+    assert not any(tensor.any() for tensor in untouched.values())
+    (record,) = caplog.records
+    assert record.message.startswith(f"{path}: ")
+    assert record.message.endswith("training from scratch")
+    return record.message
+
+
+def test_no_byte_of_the_file_may_differ(tmp_path, tensors, caplog):
+    path = tmp_path / "p"
+    save_progress(path, tensors, [{"epoch": 1, "loss": 0.5}], "me")
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x40]) + content[position + 1 :])
+        not_resumed(path, tensors, caplog)
+    path.write_bytes(content + b"more")
+    not_resumed(path, tensors, caplog)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"weight": torch.ones(1)}, r"'weight' has shape \(1\), not \(3, 4, 2, 2\)"),
+        ({"weight": torch.ones(3, 4, 2, 2).half()}, "'weight' is of type F16, not F32"),
+        ({"weight": torch.full((3, 4, 2, 2), torch.nan)}, "'weight' holds NaN"),
+        ({"batches": torch.ones(2).long()}, "'batches' has shape"),
+        ({"weight": None}, "holds no 'weight'"),
+    ],
+)
+def test_tensors_of_another_shape_or_type_are_not_broadcast(tmp_path, tensors, caplog, saved, message):
+    """Even in a file that is whole."""
+    content = {name: tensor for name, tensor in (tensors | saved).items() if tensor is not None}
+    save_progress(tmp_path / "p", content, [{"epoch": 1}], "me")
+    assert re.search(message, not_resumed(tmp_path / "p", tensors, caplog).replace(",)", ")"))
+
+
+@pytest.mark.parametrize("history", ["", "[", "{}", "5"])
+def test_a_history_that_is_none_is_not_believed(tmp_path, tensors, caplog, history):
+    save_tensors(tmp_path / "p", tensors, {"fingerprint": "me", "history": history})
+    not_resumed(tmp_path / "p", tensors, caplog)
+
+
+def test_a_file_of_another_program_is_not_resumed(tmp_path, tensors, caplog):
+    save_file(tensors, tmp_path / "p", {"fingerprint": "me", "history": "[]"})
+    assert "no checksum" in not_resumed(tmp_path / "p", tensors, caplog)
 
 
 def test_a_fingerprint_tells_facts_names_shapes_and_values_apart():

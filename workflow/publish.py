@@ -1,0 +1,91 @@
+"""Publish what a target made: python -m workflow.publish TARGET|FILE ... [--models PATTERN ...]
+
+Small files (tables, figures as PNG, scores, metrics, histories, and the provenance beside each) are added to git at the path
+where the workflow made them; models whose path fits a pattern are added to DVC, one pointer each. Commit and push by hand.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from scap.errors import ScapError
+from workflow.configuration import load_configuration
+from workflow.lineage import Lineage
+from workflow.scripts.provenance import SUFFIX
+from workflow.store import dvc
+
+SMALL = (".csv", ".json", ".png")
+LARGEST = 1_000_000  # bytes of a file in git
+MODEL = ".safetensors"
+
+
+def published(config: dict[str, Any], names: Iterable[str]) -> list[Path]:
+    """The files of targets and comparisons, and files named one by one, with what was made on the way to them."""
+    lineage = Lineage(config)
+    files: list[str] = []
+    for name in names:
+        if name in config["targets"]:
+            files += lineage.target(name)
+        elif name in config["comparisons"]:
+            config["targets"]["published"] = [name]
+            files += lineage.target("published")
+        elif Path(name).is_file():
+            files.append(name)
+        else:
+            raise ScapError(f"{name}: is no target, comparison or file; run snakemake {name} first, or correct the name")
+    return [Path(file) for file in dict.fromkeys(files)]
+
+
+def small_files(files: Iterable[Path]) -> list[Path]:
+    """What git gets: the small files that are there, and the provenance of every file, those that stay out included."""
+    found = []
+    for file in files:
+        if file.suffix in SMALL and file.is_file():
+            if file.stat().st_size > LARGEST:
+                raise ScapError(f"{file}: has {file.stat().st_size} bytes, more than git is to hold; publish it by DVC")
+            found.append(file)
+        if (note := Path(f"{file}{SUFFIX}")).is_file():
+            found.append(note)
+    return found
+
+
+def add_to_git(files: list[Path]) -> None:
+    """Add files although results/ is ignored."""
+    for start in range(0, len(files), 500):  # a command line has its limits
+        done = subprocess.run(["git", "add", "--force", *map(str, files[start : start + 500])], capture_output=True, text=True)
+        if done.returncode:
+            raise ScapError(f"git add: {done.stderr.strip()}")
+
+
+def add_to_dvc(files: list[Path]) -> None:
+    """Add models to DVC, and their pointers to git."""
+    if files and (done := dvc("add", *map(str, files))).returncode:
+        raise ScapError(f"dvc add: {done.stderr.strip()}")
+    add_to_git([Path(f"{file}.dvc") for file in files])
+
+
+def main() -> int:
+    """Publish the named targets; 1 with one line where that is not possible."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("names", nargs="+", help="targets, comparisons or files")
+    parser.add_argument("--models", nargs="*", default=[], help="patterns of models for DVC, such as '*/baseline.safetensors'")
+    options = parser.parse_args()
+    try:
+        files = published(load_configuration(Path("config"), {}), options.names)
+        small = small_files(files)
+        models = [file for file in files if file.suffix == MODEL and any(fnmatch(str(file), each) for each in options.models)]
+        add_to_git(small)
+        add_to_dvc([file for file in models if file.is_file()])
+    except ScapError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(small)} files in git, {len(models)} models in DVC; git commit, and dvc push where there are models")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
