@@ -23,12 +23,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scap.models.inputs import Example, mapped, run, tensors_of
+from scap.pruning.channels.graph import Slices
+from scap.pruning.channels.modules import Modules
+from scap.pruning.channels.products import layer_of
 from scap.pruning.copies import first_line, skeleton
 from scap.pruning.cut import cut
-from scap.pruning.graph import Slices
-from scap.pruning.modules import Modules
 from scap.pruning.plans import Plan
-from scap.pruning.products import layer_of
 
 PRODUCTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the largest value of a tensor

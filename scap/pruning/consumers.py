@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from scap.errors import ScapError
+from scap.pruning.channels.graph import Graph
+from scap.pruning.channels.products import layer_of
 from scap.pruning.copies import copied, undisturbed
-from scap.pruning.graph import Graph
-from scap.pruning.products import layer_of
 from scap.pruning.unfolding import Layer, groups_of, layer_at, samples, taps_of, weight_matrix
 
 

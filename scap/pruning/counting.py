@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -87,7 +88,8 @@ def _macs(network: nn.Module, example: Example) -> dict[str, int]:
 def _every_product_seen(network: nn.Module) -> Iterator[None]:
     """Without gradients and without fused kernels that the counter has no formula for (attention, recurrent layers)."""
     with ExitStack() as stack:
-        stack.enter_context(undisturbed(network))  # attention one product after the other
+        stack.enter_context(undisturbed(network))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # attention one product after the other
         if any(isinstance(module, nn.RNNBase) for module in network.modules()):
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))

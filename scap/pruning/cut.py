@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from scap.models.layers import refresh_sizes, replace_tensors
-from scap.pruning.graph import Slices
+from scap.pruning.channels.graph import Slices
 
 
 def cut(network: nn.Module, slices: Slices) -> nn.Module:

@@ -11,10 +11,10 @@ from torch import nn
 from scap.errors import ScapError
 from scap.models.inputs import Example, first_tensor
 from scap.models.layers import conv_layers, not_a_layer
+from scap.pruning.channels.graph import Graph
 from scap.pruning.check import Outcome, law_8
 from scap.pruning.copies import Rehearsal, check_network, copied, undisturbed
 from scap.pruning.cut import cut
-from scap.pruning.graph import Graph
 from scap.pruning.history import note
 from scap.pruning.plans import Plan, channel_indices
 

@@ -10,11 +10,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, mapped, tensors_of
+from scap.pruning.channels.ledger import Block, Groups, Ids, Ledger
+from scap.pruning.channels.products import layer_of
+from scap.pruning.channels.tracing import Tracing
 from scap.pruning.copies import first_line, skeleton
-from scap.pruning.ledger import Block, Groups, Ids, Ledger
 from scap.pruning.plans import Plan
-from scap.pruning.products import layer_of
-from scap.pruning.tracing import Tracing
 
 Slices = dict[tuple[str, int], Ids]  # parameter or buffer, dimension -> positions that stay
 

@@ -8,11 +8,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scap.models.inputs import Example, run, tensors_of
-from scap.pruning.ledger import Ledger
-from scap.pruning.modules import Modules
-from scap.pruning.products import convolution, layer_of, matrix_product
-from scap.pruning.rules import BATCH_NORM, Call, follow
-from scap.pruning.shadow import Shadow, compact
+from scap.pruning.channels.ledger import Ledger
+from scap.pruning.channels.modules import Modules
+from scap.pruning.channels.products import convolution, layer_of, matrix_product
+from scap.pruning.channels.rules import BATCH_NORM, Call, follow
+from scap.pruning.channels.shadow import Shadow, compact
 
 PRODUCTS = {"convolution": convolution, "mm": matrix_product, "addmm": matrix_product}
 
@@ -42,7 +42,7 @@ class Tracing(TorchDispatchMode):
         outs = [tensor for _, tensor in tensors_of(out)]
         name = schema.name.rpartition("::")[2]
         pointwise = torch.Tag.pointwise in func.tags or (name.endswith("_") and _is_pointwise(name[:-1]))
-        call = Call(name, pointwise, defaults | bound, outs, self.modules, self.shadow, self.ledger)
+        call = Call(name, pointwise, schema.is_mutable, defaults | bound, outs, self.modules, self.shadow, self.ledger)
         if self.watch is not None and self.modules.innermost == self.watch:
             self._meet(call)
         self._read(call)

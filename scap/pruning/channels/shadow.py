@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from scap.pruning.ledger import ELEMENTS, Ledger
+from scap.pruning.channels.ledger import ELEMENTS, Ledger
 
 
 class Shadow:

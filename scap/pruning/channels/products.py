@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from scap.pruning.ledger import Block
-from scap.pruning.rules import Call, channel_vector, unknown
-from scap.pruning.shadow import compact, has_channels
+from scap.pruning.channels.calls import Call, channel_vector, unknown
+from scap.pruning.channels.ledger import Block
+from scap.pruning.channels.shadow import compact, has_channels
 
 
 def convolution(call: Call) -> None:
