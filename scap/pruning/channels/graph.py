@@ -115,8 +115,9 @@ class Graph:
                 return f"its channels are read by the grouped convolution {layer_of(weight)!r}"
             partners += [block for block, _ in self.groups.members[group] if block is not rows]
         if partners:
-            names = dict.fromkeys(layer_of(block.name) for block in partners)
-            return f"it shares its channels with {' and '.join(repr(name) for name in list(names)[:2])}"
+            names = {layer_of(block.name) for block in partners}
+            first = [name for name, _ in self.network.named_modules() if name in names][:2] or sorted(names)[:2]
+            return f"it shares its channels with {' and '.join(map(repr, first))}"
         return "its channels are combined with one another" if len(set(groups.tolist())) < rows.size else None
 
     def _training(self, layer: str) -> str | None:
