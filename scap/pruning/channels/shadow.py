@@ -88,6 +88,8 @@ def _entries(tensor: Tensor) -> int:
 def _reach(tensor: Tensor) -> int:
     if not tensor.numel():
         return 0
+    if tensor.is_contiguous():
+        return int(tensor.storage_offset()) + tensor.numel()
     return 1 + int(tensor.storage_offset()) + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
