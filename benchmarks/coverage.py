@@ -3,12 +3,14 @@
 For each network: convolutions that can be pruned, the most frequent reasons why others cannot, law 8's largest relative
 difference when half of the channels of all of them are removed, seconds to list and to cut beside those of one forward and
 backward pass, whether the pruned network is loaded from its file with equal outputs, and whether a training step runs.
-Each network runs in a process of its own with a time limit.
+Each network runs in a process of its own with a limit of processor time.
 """
 
 import argparse
 import multiprocessing
 import re
+import resource
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -29,7 +31,7 @@ from scap.pruning.counting import count_operations
 from scap.pruning.files import load_network, save_network
 from scap.pruning.surgery import Surgery, explain, prune_network
 
-LIMIT = 900  # seconds a network
+LIMIT = 600  # seconds of processor time a network
 COLUMNS = ("source", "network", "image", "convolutions", "prunable", "reasons", "law 8", "pass s", "list / pass", "cut / pass",
            "MACs left %", "loads equal", "training step", "remark")  # fmt: skip
 
@@ -124,6 +126,7 @@ def trains(network: nn.Module, pruned: nn.Module, example: Tensor) -> str:
 def work(sender: Any, source: str, name: str, size: int) -> None:
     """In a process of its own."""
     torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 5))
     try:
         sender.send(measured(source, name, size))
     except ScapError as error:
@@ -140,24 +143,24 @@ def row_of(source: str, name: str, size: int) -> Row:
     child.start()
     sender.close()
     try:
-        if receiver.poll(LIMIT):
-            return receiver.recv()
-        return {"source": source, "network": name, "image": size, "remark": f"no end within {LIMIT} s"}
+        return receiver.recv()
     except EOFError:
-        return {"source": source, "network": name, "image": size, "remark": "the process died"}
+        child.join()
+        late = child.exitcode == -signal.SIGXCPU
+        remark = f"no end within {LIMIT} s of processor time" if late else f"the process died ({child.exitcode})"
+        return {"source": source, "network": name, "image": size, "remark": remark}
     finally:
-        child.kill()
         child.join()
 
 
 def main(options: argparse.Namespace) -> None:
-    """Make the table, network by network."""
+    """Make the table, network by network; it is written anew after each."""
     rows = []
+    note = "half of the channels of all prunable layers removed; a pass is forward and backward of one image, processor time"
     for source, name, size in names(options.quick):
         rows.append(row_of(source, name, size))
         say(str(rows[-1]))
-    note = "half of the channels of all prunable layers removed; a pass is forward and backward of one image, processor time"
-    write_table("coverage", [{column: row.get(column, "") for column in COLUMNS} for row in rows], options, note)
+        write_table("coverage", [{column: row.get(column, "") for column in COLUMNS} for row in rows], options, note)
 
 
 if __name__ == "__main__":

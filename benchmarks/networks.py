@@ -12,11 +12,10 @@ from scap.data.torchvision_cure import import_torchvision
 TORCHVISION = {
     "alexnet": 224,
     "vgg11_bn": 64,
-    "vgg16": 64,
     "resnet18": 64,
     "resnet50": 64,
     "resnext50_32x4d": 64,
-    "wide_resnet50_2": 64,
+    "resnet34": 64,
     "densenet121": 64,
     "googlenet": 224,
     "inception_v3": 299,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.common import RESULTS, Row, machine, say
+from benchmarks.common import RESULTS, Row, machine, say, write_table
 from scap.data.datasets import Dataset, Images, load_dataset, read_source
 from scap.models.build import build_network
 from scap.tensors import save_tensors
@@ -46,6 +46,8 @@ RECIPES: dict[str, dict] = {
     "plain": PLAIN,
     "plain, 12 epochs": {**PLAIN, "epochs": 12},
 }
+COMPARED = ("plain, 12 epochs", "fast", "fast, 28 pixels")
+COSTS_NOTE = "VGG16 at quarter width; processor time of training alone, medians of epochs of 2,560 images, taken in turns"
 
 
 def changed(settings: TrainingSettings) -> str:
@@ -60,9 +62,8 @@ def measure(recipe: str, dataset: Dataset, width: float, seed: int) -> Row:
     settings = TrainingSettings(**RECIPES[recipe])
     network = build_network("vgg16", width=width, in_channels=dataset.train.images.shape[1])
     reset_network(network, seed)
-    unmeasured = replace(dataset, holdout=Images(dataset.holdout.images[:0], dataset.holdout.labels[:0]))
     start = time.process_time()
-    history = train(network, unmeasured, settings, seed=seed)
+    history = train(network, without_holdout(dataset), settings, seed=seed)
     core_seconds = time.process_time() - start
     return {
         "recipe": recipe,
@@ -76,6 +77,39 @@ def measure(recipe: str, dataset: Dataset, width: float, seed: int) -> Row:
         "note": "",
         "machine": machine(),
     }
+
+
+def core_ms(settings: TrainingSettings, side: int, data: Dataset) -> float:
+    """Milliseconds of processor time an image of `side` pixels costs in one epoch of `data`."""
+    small = [side] if side < data.train.shape[-1] else []
+    network = build_network("vgg16", width=0.25)
+    start = time.process_time()
+    train(network, data, replace(settings, epochs=1, small_images=small), seed=0)
+    return 1e3 * (time.process_time() - start) / len(data.train)
+
+
+def costs(dataset: Dataset, images: int, repeats: int) -> list[Row]:
+    """What whole recipes cost, as a share of `plain, 12 epochs`: medians of epochs of `images`, in turns."""
+    part = replace(without_holdout(dataset), train=Images(dataset.train.images[:images], dataset.train.labels[:images]))
+    chosen = {name: TrainingSettings(**RECIPES[name]) for name in COMPARED}
+    sides = {name: [settings.side_in(epoch) or 32 for epoch in range(settings.epochs)] for name, settings in chosen.items()}
+    cases = sorted({(name, side) for name in chosen for side in sides[name]}) * repeats
+    times = pd.DataFrame(
+        [(name, side, core_ms(chosen[name], side, part)) for name, side in cases], columns=["name", "side", "ms"]
+    )
+    medians = times.groupby(["name", "side"])["ms"].median()
+    whole = {name: sum(medians[name, side] for side in sides[name]) for name in chosen}
+    return [
+        {"recipe": name, "sizes": " ".join(map(str, sides[name]))}
+        | {f"core_ms_{side}": medians.get((name, side), float("nan")) for side in (16, 24, 28, 32)}
+        | {"core_seconds_45000": 45 * whole[name], "share": whole[name] / whole["plain, 12 epochs"]}
+        for name in chosen
+    ]
+
+
+def without_holdout(dataset: Dataset) -> Dataset:
+    """The same without held-out images, so that none are measured while a training is timed."""
+    return replace(dataset, holdout=Images(dataset.holdout.images[:0], dataset.holdout.labels[:0]))
 
 
 def stored(path: Path) -> list[Row]:
@@ -106,6 +140,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=1, help="default: 1, as more threads waste some of their time waiting")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the table goes (default: benchmarks/results)")
+    parser.add_argument("--costs", action="store_true", help="train none, but compare what they cost: minutes")
     parser.add_argument("--quick", action="store_true", help="one epoch of 1,000 images: does it work? Goes to results/quick")
     return parser.parse_args()
 
@@ -113,8 +148,11 @@ def parse() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Train what the table does not have yet."""
     torch.set_num_threads(options.threads)
-    folder = options.results / "quick" if options.quick else options.results
+    options.results = folder = options.results / "quick" if options.quick else options.results
     dataset = read(options.data, 1000 if options.quick else None)
+    if options.costs:
+        write_table("recipes_costs", costs(dataset, *((256, 1) if options.quick else (2560, 3))), options, COSTS_NOTE)
+        return
     rows = stored(folder / "recipes.csv")
     for seed in options.seeds:
         for recipe in options.recipes:

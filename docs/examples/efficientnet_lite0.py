@@ -88,7 +88,7 @@ def steps(root: Path, size: int, share: float, epochs: int, holdout: int) -> Ite
     network.get_submodule("classifier").requires_grad_(True)  # the head alone: the rest has been trained
     train(network, dataset, TrainingSettings(learning_rate=0.01, **common), seed=0)
     yield "trained", network, dataset
-    pruned, plan = prune(network.requires_grad_(True), dataset, share, images=min(128, len(dataset.train)))
+    pruned, plan = prune(network.requires_grad_(True), dataset, share, images=min(512, len(dataset.train)))
     yield "pruned", pruned, dataset
     train(pruned, dataset, TrainingSettings(learning_rate=0.005, **common), seed=0)
     yield "fine-tuned", pruned, dataset

@@ -66,12 +66,12 @@ def score_network(
         (['layer', 'channel', 'l1', 'score'], 8)
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
-    images = checked_images(gathered(images))
+    needed = frozenset().union(*(needs(term) for term in criterion.terms))
+    if layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all, and images may be None
+        images = checked_images(gathered(images))
     names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
     check_layers(network, names)
     convolutions = conv_layers(network)
-    device = str(first_tensor(images).device)
-    needed = frozenset().union(*(needs(term) for term in criterion.terms))
     with tempfile.TemporaryDirectory(prefix="scap-") as folder:
         activations = Path(folder) / "activations.safetensors"
         if needed & {"outputs", "autoencoder"}:
@@ -79,7 +79,9 @@ def score_network(
         gatherers: dict[str, Callable[[str], Any]] = {
             "weight": lambda layer: convolutions[layer].weight.detach().cpu().double().numpy(),
             "outputs": lambda layer: open_activations(activations, layer)[1],
-            "autoencoder": lambda layer: _fidelity(activations, layer, autoencoder, dtype, device, report),
+            "autoencoder": lambda layer: _fidelity(
+                activations, layer, autoencoder, dtype, str(first_tensor(images).device), report
+            ),
             "layer": lambda layer: layer,
             "seed": lambda layer: criterion.seed,
             "network": lambda layer: network,

@@ -48,7 +48,7 @@ def tensors_of(value: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str
 
 def gathered(images: Any) -> Example:
     """The images of a DataLoader in one tensor: its batches are tensors, or begin with one (images, labels)."""
-    if isinstance(images, Tensor | Mapping | tuple | list) or not isinstance(images, Iterable):
+    if isinstance(images, Tensor | Mapping | tuple | list) or not isinstance(images, Iterable) or hasattr(images, "__array__"):
         return images
     batches = [batch[0] if isinstance(batch, tuple | list) and batch else batch for batch in images]
     if not batches or not all(isinstance(batch, Tensor) for batch in batches):

@@ -104,7 +104,10 @@ def test_a_touched_file_reruns_nothing(project):
 CHANGES = {
     "surgery": (
         "scap/pruning/surgery.py",
-        ("    pruned = copy.deepcopy(network)\n", "    pruned = copy.deepcopy(network)\n    len(plan)\n"),
+        (
+            "        reasons = {layer: self.graph.obstacle(layer) for layer in plan}\n",
+            "        reasons = {layer: self.graph.obstacle(layer) for layer in [*plan]}\n",
+        ),
         {"prune": set(POINTS), "evaluate": None, "finetune": None, "sensitivity_table": {"sizes"}},
         {*TRAINED, "activations", "spectrum", "autoencoder", "scores", "method_table"},
     ),

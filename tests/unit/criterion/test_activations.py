@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from scap.criterion.activations import record_activations
 from scap.errors import ScapError
@@ -35,7 +36,7 @@ class Styles(nn.Module):
         x = (self.norm_c(self.c(input=x)) + skip).relu_()
         x = torch.tanh(self.d(x))
         x = self.e(x)
-        return F.relu(x, inplace=True) + x
+        return F.relu(x) + x
 
     def steps(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Layer -> input, own output, activated output."""
@@ -194,13 +195,113 @@ def test_float32_holds_what_float16_cannot(styles, images, tmp_path):
     assert record(styles, images, tmp_path, layers=["a"], dtype=torch.float32)["a"][1].max() > 65504
 
 
-def test_an_untraceable_network_is_told_the_way_out(images, tmp_path):
-    with pytest.raises(ScapError, match=r"torch\.fx can trace.*Use outputs: convolution"):
-        record(Branching(), images, tmp_path)
+@pytest.mark.parametrize("outputs", ["activated", "convolution"])
+def test_control_flow_by_values_is_followed(images, tmp_path, outputs):
     network = Branching()
-    recorded = record(network, images, tmp_path, outputs="convolution", dtype=torch.float32)
+    recorded = record(network, images, tmp_path, outputs=outputs, dtype=torch.float32)
     with torch.no_grad():
-        assert torch.equal(recorded["conv"][1], network.conv(images))
+        own = network.conv(images)
+        assert torch.equal(recorded["conv"][1], own.relu() if outputs == "activated" else own)
+
+
+class Choosing(Branching):
+    """Bright images go another way."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.conv(images)
+        return hidden.relu() if images.mean() > 0 else hidden.tanh()
+
+
+def test_images_that_go_different_ways_are_refused(images, tmp_path):
+    mixed = torch.cat([images.abs(), -images.abs()])
+    with pytest.raises(ScapError, match=r"same operations for every image.*Use outputs: convolution"):
+        record(Choosing(), mixed, tmp_path, batch_size=7)
+    assert not list(tmp_path.iterdir())
+    assert record(Choosing(), mixed, tmp_path, outputs="convolution", batch_size=7)["conv"][1].shape[0] == 14
+
+
+class InPlace(nn.Module):
+    """What reads the convolution's memory after an activation in place reads the activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.a(images)
+        x = F.relu(x, inplace=True) + x
+        y = self.b(x)
+        x = self.c(F.softsign(y)) * y.shape[1]
+        return x.sigmoid_().sum((2, 3))
+
+
+def test_readers_are_told_by_values(images, tmp_path):
+    recorded = record(InPlace(), images, tmp_path, dtype=torch.float32)
+    assert recorded["a"][1].min() == 0
+    network = InPlace()
+    recorded = record(network, images, tmp_path, dtype=torch.float32)
+    with torch.no_grad():
+        own = network.b(recorded["b"][0])
+    assert torch.allclose(recorded["b"][1], own / (1 + own.abs()), atol=1e-6)
+    assert torch.allclose(recorded["c"][0], recorded["b"][1])
+    assert recorded["c"][1].shape == (7, 4, 9, 12)
+
+
+class Paired(nn.Module):
+    """Two arguments, one of them a mask that may be missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.conv(images if mask is None else images * mask).relu()
+
+
+def test_several_arguments_and_loaders(images, tmp_path):
+    network, mask = Paired(), torch.rand(7, 1, 9, 12) > 0.5
+    plain = record(network, images, tmp_path, batch_size=2)
+    loader = DataLoader(TensorDataset(images, torch.zeros(7)), batch_size=3)
+    assert torch.equal(record(network, loader, tmp_path)["conv"][1], plain["conv"][1])
+    named = record(network, {"images": images, "mask": mask}, tmp_path, batch_size=2)
+    listed = record(network, (images, mask), tmp_path, batch_size=5)
+    assert torch.equal(named["conv"][0], (images * mask).half())
+    assert torch.equal(listed["conv"][1], named["conv"][1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_other_precisions_are_recorded(images, tmp_path, dtype):
+    torch.manual_seed(0)
+    network = Paired().to(dtype)
+    recorded = record(network, images, tmp_path)["conv"][1]
+    assert recorded.dtype == torch.float16
+    torch.testing.assert_close(recorded, network(images.to(dtype)).detach().half())
+
+
+@pytest.mark.parametrize("world", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_the_callers_world_changes_no_activation(images, tmp_path, world):
+    network = Paired()
+    expected = record(network, images, tmp_path)["conv"][1]
+    with world():
+        assert torch.equal(record(network, images, tmp_path)["conv"][1], expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda images: (images * 255).byte(), "of torch.uint8; give normalised floats"),
+        (lambda images: images.index_fill(0, torch.tensor([3]), float("nan")), "hold NaN or infinity; normalise them"),
+        (lambda images: images[0], "give normalised floats"),
+        (lambda images: images[:0], "give normalised floats"),
+        (lambda images: None, "is a NoneType; give a tensor"),
+        (lambda images: (images, images[:2]), "different numbers of images"),
+        (lambda images: iter([]), "the loader gives nothing"),
+    ],
+)
+def test_wrong_images_are_named(images, tmp_path, change, message):
+    with pytest.raises(ScapError, match=message):
+        record(Paired(), change(images), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("outputs", ["activated", "convolution"])
@@ -220,7 +321,7 @@ def test_unused_and_reused_layers_are_named(images, tmp_path, outputs):
         ({"layers": []}, "layers: none is given"),
         ({"outputs": "after"}, "outputs: 'after' is unknown; choose from activated, convolution"),
         ({"dtype": torch.bfloat16}, "dtype: torch.bfloat16 cannot be stored"),
-        ({"batch_size": 0}, "batch_size at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )
 def test_wrong_requests_are_refused(styles, images, tmp_path, arguments, message):

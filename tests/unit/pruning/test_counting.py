@@ -78,3 +78,35 @@ def test_counting_leaves_the_network_as_it_was():
 def test_counting_does_not_depend_on_the_mode():
     network = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4)).train()  # one value a channel: no statistics
     assert count_operations(network, torch.zeros(1, 3, 8, 8)) == {"macs": 768, "params": 780}
+
+
+class Attending(nn.Module):
+    """Attention of one head: 4 products of weights and 2 of activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.MultiheadAttention(8, 1, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = images.flatten(2).mT
+        return self.heads(tokens, tokens, tokens, need_weights=False)[0]
+
+
+def test_attention_counts_with_its_products_of_activations():
+    counts = count_operations(Attending().eval(), torch.zeros(2, 8, 4, 4))
+    assert counts["macs"] == 4 * 16 * 8 * 8 + 2 * 16 * 16 * 8
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_count_every_step(layer):
+    gates = {nn.LSTM: 4, nn.GRU: 3}[layer]
+    assert count_operations(layer(8, 16, batch_first=True), torch.zeros(3, 10, 8))["macs"] == 10 * gates * 16 * (8 + 16)
+
+
+def test_counting_in_any_world_and_precision():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).to(torch.bfloat16)
+    for world in (torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")):
+        with world():
+            assert count_operations(network, torch.zeros(2, 3, 5, 5)) == {"macs": 9 * 27 * 4, "params": 112}
+    assert layer_macs(network, torch.zeros(2, 3, 5, 5)) == {"0": 9 * 27 * 4}
+    assert layer_macs(nn.Linear(3, 4), torch.zeros(5, 3)) == {"": 12}
