@@ -154,7 +154,7 @@ def row_of(source: str, name: str, size: int) -> Row:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Make the table, network by network; it is written anew after each."""
+    """Make the table, network by network; it is written again after each."""
     rows = []
     note = "half of the channels of all prunable layers removed; a pass is forward and backward of one image, processor time"
     for source, name, size in names(options.quick):

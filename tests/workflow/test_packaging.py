@@ -54,7 +54,7 @@ def test_the_lock_meets_the_bounds():
 @pytest.mark.parametrize(("folder", "extras"), [("scap", ("figures", "data")), ("workflow", ("figures", "data", "workflow"))])
 def test_what_is_imported_is_a_dependency(folder, extras):
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
-    assert imported(folder) <= {Requirement(line).name for line in lines} | {"packaging"}
+    assert {name.replace("_", "-") for name in imported(folder)} <= {Requirement(line).name for line in lines} | {"packaging"}
 
 
 def test_the_package_holds_every_module_and_says_that_it_is_typed(tmp_path):

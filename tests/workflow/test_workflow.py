@@ -107,11 +107,13 @@ def definition_at(path: Path, line: int) -> set[str]:
 
 def roots(note: dict) -> list[str]:
     """What a job looks up by a name that its configuration has: as in workflow/rules/common.smk."""
-    wildcards, terms = note["wildcards"], {"scap": ["l1"], "scap-second": ["l1"], "l1": ["l1"], "conditional": []}
+    wildcards, terms = note["wildcards"], {"l1": ["l1"], "conditional": []}
     if note["rule"] == "figure":
         return [DECLARED[wildcards["figure"]].function]
-    found = {"term": [wildcards.get("term")], "scores": terms.get(wildcards.get("criterion"), [])}.get(note["rule"], [])
-    assert note["rule"] != "scores" or all("weight" in needs(term) for term in found)
+    found = {"term": [wildcards.get("term")], "scores": terms.get(wildcards.get("criterion"), ["fidelity", "l1"])}.get(
+        note["rule"], []
+    )
+    assert note["rule"] != "scores" or not any(needs(term) & {"outputs", "network"} for term in found)
     return [f"scap.criterion.terms:{term}" for term in found]
 
 

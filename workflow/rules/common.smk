@@ -268,5 +268,5 @@ def labels(runs):
 
 
 def scored_here(criterion):
-    """The terms that the rule `scores` computes itself: those that need neither cached activations nor the network."""
+    """The terms that are computed when scores are fused, as they need neither cached activations nor the network."""
     return [term for term in config["criteria"][criterion]["terms"] if not needs(term) & {"outputs", "network"}]
