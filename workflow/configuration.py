@@ -120,10 +120,15 @@ _Validator = extend(Draft202012Validator, type_checker=Draft202012Validator.TYPE
 
 def check_schema(config: dict[str, Any], schema: dict[str, Any]) -> None:
     """Raise ConfigurationError where `config` breaks the JSON schema."""
-    error = min(_Validator(schema).iter_errors(config), key=lambda error: len(error.absolute_path), default=None)
+    error = min(_Validator(schema).iter_errors(config), key=_rank, default=None)
     if error is not None:
         path = ".".join(str(part) for part in error.absolute_path) or "the top level"
         raise ConfigurationError(f"config: {path}: {_explain(error)}")
+
+
+def _rank(error: ValidationError) -> tuple[int, list[str]]:
+    """Errors near the top first; jsonschema gives them in any order."""
+    return len(error.absolute_path), [str(part) for part in error.absolute_path]
 
 
 def _explain(error: ValidationError) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 
 from scap.checks import check_finite
 from scap.criterion.settings import CriterionSettings
-from scap.criterion.terms import RAW, REDUNDANCY, TERMS, Values, needs
+from scap.criterion.terms import REDUNDANCY, TERMS, Values, needs
 from scap.errors import ScapError
+from scap.reading import ROUNDING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +44,7 @@ def importance(terms: Mapping[str, Values], settings: CriterionSettings) -> Valu
     parts, weights = [], list(settings.terms.values())
     for term in settings.terms:
         values = np.clip(1 - terms[term], 0, None) if term in REDUNDANCY else terms[term]
-        parts.append(normalise_term(values, settings.normalise.get(term, "raw" if term in RAW else "min-max")))
+        parts.append(normalise_term(values, settings.scale_of(term)))
     if settings.fusion == "product":
         score = np.prod([part**weight for part, weight in zip(parts, weights, strict=True)], axis=0)
     else:
@@ -54,13 +55,19 @@ def importance(terms: Mapping[str, Values], settings: CriterionSettings) -> Valu
 def channel_scores(layer: str, terms: Mapping[str, Values], settings: CriterionSettings) -> dict[str, Values]:
     """Columns of the score table for one layer: every term of the criterion as it is, and `score`, each (K,).
 
-    Raises ScapError, naming layer and term, where values are missing, not finite, or not one for each channel.
+    Raises ScapError, naming layer and term, where values are missing, not finite, or not one for each channel, and where
+    the scores leave [0, 1], in which thresholds lie.
     """
     for term in settings.terms:
         check_finite(np.asarray(terms[term], dtype=float), f"layer {layer}: term {term!r}")
     if len({len(terms[term]) for term in settings.terms}) > 1:
         raise ScapError(f"layer {layer}: the terms {', '.join(settings.terms)} have values for different numbers of channels")
-    return {**{term: terms[term] for term in settings.terms}, "score": importance(terms, settings)}
+    score = importance(terms, settings)
+    if score.min() < -ROUNDING or score.max() > 1 + ROUNDING:
+        scales = ", ".join(f"{term}: {settings.scale_of(term)}" for term in settings.terms)
+        reach = f"from {score.min():.3g} to {score.max():.3g}, and thresholds from 0 to 1"
+        raise ScapError(f"layer {layer}: the scores reach {reach}; normalise by min-max or max (now {scales})")
+    return {**{term: terms[term] for term in settings.terms}, "score": score}
 
 
 def score_table(columns: Mapping[str, Mapping[str, Values]]) -> "pd.DataFrame":

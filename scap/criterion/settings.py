@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from scap.criterion.terms import TERMS
+from scap.criterion.terms import RAW, TERMS
 from scap.errors import ScapError
 from scap.settings import Settings, choose, described, option
 
@@ -51,6 +51,10 @@ class CriterionSettings(Settings):
         if not any(self.terms.values()):
             raise ScapError("criterion: terms: all weights are 0; give one of them a weight above 0")
         self._check_normalise()
+
+    def scale_of(self, term: str) -> str:
+        """How a term is scaled over a layer."""
+        return self.normalise.get(term, "raw" if term in RAW else "min-max")
 
     def _check_normalise(self) -> None:
         if not isinstance(self.normalise, Mapping):

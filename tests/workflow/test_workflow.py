@@ -143,7 +143,8 @@ def test_a_run_prints_few_lines_and_ends_with_its_tables(project):
         assert f"results/tables/{table}.csv: " in printed
         assert f"Figures: results/figures/{comparison}/" in printed
     assert [line.split()[0] for line in lines[-3:]] == ["Next:", "snakemake", "python"]
-    assert not re.search(r"^(local)?rule |epoch ", printed, re.MULTILINE)
+    assert not re.search(r"^(local)?rule ", printed, re.MULTILINE)
+    assert printed.count("epoch ") <= 5  # of 12: a slow machine tells how a long training fares, ever more rarely
 
 
 def test_what_each_rule_has_cost(finished):

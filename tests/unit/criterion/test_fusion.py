@@ -168,6 +168,14 @@ def test_values_that_cannot_be_fused_are_named(measured, message):
         channel_scores("conv1", measured, CriterionSettings())
 
 
+@pytest.mark.parametrize(("how", "highest"), [("raw", "4"), ("mean", "1.71")])
+def test_a_scale_that_leaves_the_unit_interval_is_named(how, highest):
+    """A threshold in [0, 1] would keep all, or mean nothing."""
+    message = f"^layer conv1: the scores reach from .* to {highest}, and thresholds from 0 to 1; .* \\(now l1: {how}\\)$"
+    with pytest.raises(ScapError, match=message):
+        channel_scores("conv1", {"l1": NORMS}, criterion({"l1": 1}, normalise={"l1": how}))
+
+
 @given(layers_of_scores, st.floats(0, 1), st.floats(0, 1), st.integers(1, 5))
 def test_law_7_a_lower_threshold_never_prunes_more(scores, one, other, multiple):
     low, high = (plan_at(table_of(scores), t, multiple) for t in sorted((one, other)))
