@@ -40,7 +40,7 @@ if len(attempts.read_text().split()) == 1:
         pathlib.Path(snakemake.output.model).write_bytes(b"half")
     if attempts.name in ("scap-own", "l1-uniform-scap"):
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep({seconds})
+    time.sleep(SECONDS)
 """
 # Where the first attempt runs out of time.
 HURRY = """
@@ -109,7 +109,7 @@ def memory(job: dict[str, str]) -> int:
 
 def with_faults(project: Project, seconds: int) -> None:
     path = project / "workflow/scripts/finetune.py"
-    path.write_text(path.read_text().replace('"""\n', '"""\n' + FAULTS.format(seconds=seconds), 1))
+    path.write_text(path.read_text().replace('"""\n', '"""\n' + FAULTS.replace("SECONDS", str(seconds)), 1))
 
 
 def attempts(project: Project, point: str) -> list[dict[str, str]]:
