@@ -97,8 +97,8 @@ def train_autoencoder(
 ) -> Autoencoder:
     """Minimise the mean loss over all pairs by L-BFGS, all images at once, until it has settled.
 
-    It has when ten steps have not lowered it by the share `tolerance`. `epochs` is an upper limit: each evaluation of loss
-    and gradient is a pass over all images.
+    It has when ten steps have not lowered it by the share `tolerance`. Each evaluation of loss and gradient is a pass over
+    all images, a step takes about one, and after `epochs` of them no further step is taken.
     """
     objective = Objective(network, spectra, settings, layer, report)
     optimiser = torch.optim.LBFGS(

@@ -104,7 +104,7 @@ class AutoencoderSettings(Settings):
         "initial weights: the principal subspace (no seed matters), or random", "principal", choices=("principal", "random")
     )
     loss: str = option("squared error of unit spectra, or 1 - cosine", "squared", choices=("squared", "cosine"))
-    epochs: int = option("passes over the calibration images, at most", 30, minimum=1)
+    epochs: int = option("passes over the calibration images after which no further step is taken", 20, minimum=1)
     tolerance: float = option(
         "training ends when the loss has settled: ten steps of L-BFGS have not lowered it by this share",
         0.003,
