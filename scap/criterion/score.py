@@ -18,7 +18,7 @@ from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, first_tensor, gathered
 from scap.models.layers import conv_layers
-from scap.pruning.surgery import some_prunable_layers
+from scap.pruning.surgery import some_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def score_network(
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
     if layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all, and images may be None
         images = checked_images(gathered(images))
-    names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
+    names = list(layers) if layers is not None else list(some_groups(network, part(images, 0, 1), False))
     check_layers(network, names)
     convolutions = conv_layers(network)
     with tempfile.TemporaryDirectory(prefix="scap-") as folder:

@@ -23,14 +23,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scap.models.inputs import Example, mapped, run, tensors_of
+from scap.pruning.channels.coupling import member
 from scap.pruning.channels.graph import Slices
 from scap.pruning.channels.modules import Modules
-from scap.pruning.channels.products import layer_of
 from scap.pruning.copies import first_line, skeleton
 from scap.pruning.cut import cut
 from scap.pruning.plans import Plan
 
 PRODUCTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}
+WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the largest value of a tensor
 COARSE = 5e-2  # in half precision, for networks that run in nothing else
 DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
@@ -67,7 +68,7 @@ class _Reference(TorchDispatchMode):
         if name not in PRODUCTS:
             return func(*args, **(kwargs or {}))
         out = func(*(self._unmarked(argument) for argument in args), **(kwargs or {}))
-        kept = self._kept(args[1]) if name == "convolution" else None
+        kept = self._kept(args[WEIGHTS[name]]) if name in WEIGHTS else None
         if kept is None:
             self.products.append(Product(name, out.clone()))
         else:
@@ -82,8 +83,8 @@ class _Reference(TorchDispatchMode):
         return argument if finite.all() else torch.where(finite, argument, 0)
 
     def _kept(self, weight: Tensor) -> list[int] | None:
-        name = self.modules.name(weight)
-        return None if name is None else self.plan.get(layer_of(name))
+        name = self.modules.name(weight) or (self.modules.name(weight.t()) if weight.ndim == 2 else None)
+        return None if name is None else self.plan.get(member(name))
 
 
 class _Replay(TorchDispatchMode):

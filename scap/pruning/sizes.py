@@ -21,7 +21,7 @@ class Sizes:
 
     def __init__(self, network: nn.Module, example: Example) -> None:
         with undisturbed(network):
-            self.graph = Surgery(network, example).graph
+            self.graph = Surgery(network, example, coupled=True).graph  # of layers that go alone, too
         self.macs = layer_macs(network, example)
         self.shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         self.full = count_operations(network, example)
