@@ -29,7 +29,8 @@ from scap.models.inputs import tensors_of
 from scap.pruning.copies import undisturbed
 from scap.pruning.counting import count_operations
 from scap.pruning.files import load_network, save_network
-from scap.pruning.surgery import Surgery, explain, prune_network
+from scap.pruning.surgery import explain, prune_network
+from scap.pruning.trials import Surgery
 
 LIMIT = 600  # seconds of processor time a network
 COLUMNS = ("source", "network", "image", "convolutions", "prunable", "reasons", "law 8", "pass s", "list / pass", "cut / pass",

@@ -9,7 +9,7 @@ from scap.models.inputs import Example
 from scap.pruning.copies import undisturbed
 from scap.pruning.counting import count_operations, layer_macs
 from scap.pruning.plans import Plan
-from scap.pruning.surgery import Surgery
+from scap.pruning.trials import Surgery
 
 
 class Sizes:

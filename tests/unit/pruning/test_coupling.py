@@ -10,7 +10,8 @@ from scap.pruning.check import relative_difference
 from scap.pruning.copies import undisturbed
 from scap.pruning.files import load_network, read_metadata, save_network
 from scap.pruning.sizes import Sizes
-from scap.pruning.surgery import Surgery, explain, prunable_layers, prune_network
+from scap.pruning.surgery import explain, prunable_layers, prune_network
+from scap.pruning.trials import Surgery
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
