@@ -42,6 +42,8 @@ def refresh_sizes(network: nn.Module) -> None:
             module.out_features, module.in_features = weight.shape
         elif isinstance(module, _NormBase):
             module.num_features = len(weight)
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(weight.shape)
         elif isinstance(module, nn.PReLU):
             module.num_parameters = len(weight)
 

@@ -65,6 +65,8 @@ class _Reference(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         name = func._schema.name.rpartition("::")[2]
+        if name == "native_layer_norm" and not args[0].isfinite().all():
+            return _norm_of_what_stays(*args, mark=self.mark)
         if name not in PRODUCTS:
             return func(*args, **(kwargs or {}))
         out = func(*(self._unmarked(argument) for argument in args), **(kwargs or {}))
@@ -85,6 +87,20 @@ class _Reference(TorchDispatchMode):
     def _kept(self, weight: Tensor) -> list[int] | None:
         name = self.modules.name(weight) or (self.modules.name(weight.t()) if weight.ndim == 2 else None)
         return None if name is None else self.plan.get(member(name))
+
+
+def _norm_of_what_stays(
+    inputs: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float, *, mark: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer norm whose statistics are those of the entries without a mark; the others keep it."""
+    stays, dims = inputs.isfinite(), list(range(inputs.ndim - len(shape), inputs.ndim))
+    count = stays.sum(dims, keepdim=True).clamp(min=1)
+    values = torch.where(stays, inputs, 0)
+    mean = values.sum(dims, keepdim=True) / count
+    spread = torch.where(stays, inputs - mean, 0)
+    slope = (spread.square().sum(dims, keepdim=True) / count + eps).rsqrt()
+    out = spread * slope * (1 if weight is None else weight) + (0 if bias is None else bias)
+    return torch.where(stays, out, mark).contiguous(), mean, slope  # as the operation itself gives it
 
 
 class _Replay(TorchDispatchMode):

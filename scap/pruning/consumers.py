@@ -99,7 +99,7 @@ def _reads(graph: Graph, layer: str) -> _Reads:
     channels: dict[int, list[int]] = defaultdict(list)
     for channel, group in dict.fromkeys(zip(found.units.tolist(), own.tolist(), strict=True)):
         channels[group].append(channel)
-        if reason := graph.groups.obstacles.get(group):
+        if reason := graph.groups.obstacles.get(group) or graph.groups.normalised.get(group):
             found.obstacle = f"its channels {reason}"
     for block, held, groups in graph.groups.holders(own.tolist()):
         name = layer_of(block.name)

@@ -30,7 +30,7 @@ class Graph:
     """
 
     def __init__(self, network: nn.Module, example: Example, training: bool = True, coupled: bool = False) -> None:
-        self.network, self.ledger, self.coupled = network, Ledger(), coupled
+        self.network, self.ledger, self.coupled = network, Ledger(coupled), coupled
         kinds = (_ConvNd, nn.Linear) if coupled else (_ConvNd,)
         self.layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
         self.example = example
@@ -47,7 +47,7 @@ class Graph:
 
     def reaching(self, module: str) -> set[str]:
         """The layers whose channels the operations in a module (not those in its children) read."""
-        tracing = Tracing(self.network, Ledger(self.ledger.blocks), watch=module)
+        tracing = Tracing(self.network, Ledger(self.coupled, self.ledger.blocks), watch=module)
         tracing.follow(self.network, self.example)
         met = set(tracing.met)
         return {layer_of(block.name) for block in self.ledger.of("rows") if not met.isdisjoint(block.ids.tolist())}
