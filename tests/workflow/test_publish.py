@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from tests.conftest import ROOT, Project
 
 from scap.errors import ScapError
+from tests.conftest import ROOT, Project
 from workflow import publish
 
 TABLE, MODEL = "results/tables/mine.csv", "results/net/seed0/pruned.safetensors"
