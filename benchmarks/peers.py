@@ -162,7 +162,7 @@ def rankings(network: nn.Module, images: Tensor, labels: Tensor, layers: list[st
 
 def measured(network: nn.Module, data: Dataset) -> Row:
     """Top-1 in percent, on held-out images and on test images."""
-    parts = {"held-out top-1": data.holdout, "top-1": data.test}
+    parts = {"holdout_top1": data.holdout, "top1": data.test}
     return {name: evaluate(network, part, data.mean, data.std, "cpu") for name, part in parts.items()}
 
 
@@ -188,11 +188,15 @@ def of_one(file: Path, data: Dataset, options: argparse.Namespace, write: Callab
             plan = plan_of_widths(table, counts)
             for how in HELP if name in ("conditional, channelwise", "L1") else HELP[-1:]:
                 smaller = prune_network(network, plan, images, compensate=how)
-                write(same | {"criterion": name, "help": how, "MACs left": share, "CPU s": seconds} | measured(smaller, data))
+                write(
+                    same
+                    | {"criterion": name, "compensation": how, "macs_left": share, "cpu_seconds": seconds}
+                    | measured(smaller, data)
+                )
     for share, counts in widths.items():
         folded, plan = fold(network, images, counts)
         smaller = prune_network(folded, plan, images, compensate="batch-norm")
-        write(same | {"criterion": "fold", "help": "batch-norm", "MACs left": share} | measured(smaller, data))
+        write(same | {"criterion": "fold", "compensation": "batch-norm", "macs_left": share} | measured(smaller, data))
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -209,10 +213,11 @@ def main(options: argparse.Namespace) -> None:
     path = options.results / "peers.csv"
     options.results.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    note = f"{options.images} calibration images; cpu_seconds: from images to scores"
 
     def write(row: Row) -> None:
         rows.append(row)
-        pd.DataFrame(rows).assign(machine=machine()).to_csv(path, index=False, float_format="%.6g")
+        pd.DataFrame(rows).assign(note=note, machine=machine()).to_csv(path, index=False, float_format="%.6g")
 
     for file in options.networks:
         of_one(file, data, options, write)
