@@ -188,11 +188,8 @@ def of_one(file: Path, data: Dataset, options: argparse.Namespace, write: Callab
             plan = plan_of_widths(table, counts)
             for how in HELP if name in ("conditional, channelwise", "L1") else HELP[-1:]:
                 smaller = prune_network(network, plan, images, compensate=how)
-                write(
-                    same
-                    | {"criterion": name, "compensation": how, "macs_left": share, "cpu_seconds": seconds}
-                    | measured(smaller, data)
-                )
+                point = {"criterion": name, "compensation": how, "macs_left": share, "cpu_seconds": seconds}
+                write(same | point | measured(smaller, data))
     for share, counts in widths.items():
         folded, plan = fold(network, images, counts)
         smaller = prune_network(folded, plan, images, compensate="batch-norm")
