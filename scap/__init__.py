@@ -18,8 +18,10 @@ _PUBLIC = {
     "ScapError": "errors",
     "count_operations": "pruning.counting",
     "explain": "pruning.surgery",
+    "export_onnx": "pruning.export",
     "layer_macs": "pruning.counting",
     "load_network": "pruning.files",
+    "measure_latency": "pruning.latency",
     "plan_at": "pruning.plans",
     "plan_for": "pruning.widths",
     "plan_of_widths": "pruning.plans",
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
     from scap.errors import ScapError as ScapError
     from scap.pruning.counting import count_operations as count_operations
     from scap.pruning.counting import layer_macs as layer_macs
+    from scap.pruning.export import export_onnx as export_onnx
     from scap.pruning.files import load_network as load_network
     from scap.pruning.files import save_network as save_network
+    from scap.pruning.latency import measure_latency as measure_latency
     from scap.pruning.plans import plan_at as plan_at
     from scap.pruning.plans import plan_of_widths as plan_of_widths
     from scap.pruning.prune import prune_network as prune_network
