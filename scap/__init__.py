@@ -16,9 +16,11 @@ _PUBLIC = {
     "AutoencoderSettings": "criterion.settings",
     "CriterionSettings": "criterion.settings",
     "ScapError": "errors",
+    "TrainingSettings": "training.settings",
     "count_operations": "pruning.counting",
     "explain": "pruning.surgery",
     "export_onnx": "pruning.export",
+    "finetune": "training.finetuning",
     "layer_macs": "pruning.counting",
     "load_network": "pruning.files",
     "measure_latency": "pruning.latency",
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from scap.pruning.surgery import explain as explain
     from scap.pruning.surgery import prunable_layers as prunable_layers
     from scap.pruning.widths import plan_for as plan_for
+    from scap.training.finetuning import finetune as finetune
+    from scap.training.settings import TrainingSettings as TrainingSettings
 else:
 
     def __getattr__(name: str) -> object:

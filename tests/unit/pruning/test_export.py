@@ -10,6 +10,7 @@ from torch import nn
 
 import scap
 from scap.errors import ScapError
+from scap.pruning import export
 from scap.pruning.export import open_onnx
 
 EXAMPLE = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -70,19 +71,17 @@ class Several(nn.Module):
         return {"out": found, "more": [found.mean((1, 2, 3)), found.argmax(1)]}
 
 
-@pytest.mark.parametrize("example", [(EXAMPLE, 2 * EXAMPLE), {"right": EXAMPLE, "left": 2 * EXAMPLE}])
-def test_networks_of_several_arguments_and_outputs(example, tmp_path):
+def test_networks_of_several_arguments_and_outputs(tmp_path):
     network = Several().eval()
-    assert scap.export_onnx(network, tmp_path / "file", example) < 1e-5
-    arguments = example if isinstance(example, tuple) else (example["left"], example["right"])
-    named = example if isinstance(example, dict) else {}
-    outputs = open_onnx(tmp_path / "file")(*(() if named else example), **named)
+    assert scap.export_onnx(network, tmp_path / "file", {"right": EXAMPLE, "left": 2 * EXAMPLE}) < 1e-5
+    outputs = open_onnx(tmp_path / "file")(left=2 * EXAMPLE, right=EXAMPLE)
     assert [values.shape for values in outputs] == [(2, 4, 10, 10), (2,), (2, 10, 10)]
-    np.testing.assert_allclose(outputs[0], network(*arguments)["out"].detach(), atol=1e-5)
+    np.testing.assert_allclose(outputs[0], network(2 * EXAMPLE, EXAMPLE)["out"].detach(), atol=1e-5)
 
 
 class Fixed(nn.Module):
-    def forward(self, images):
+    def forward(self, images, more=None):
+        images = images if more is None else images + more
         return images.reshape(2, 432).sin()
 
 
@@ -113,10 +112,11 @@ def test_what_cannot_be_exported_is_told_and_nothing_is_written(why, tmp_path):
 
 
 def test_a_network_of_a_fixed_number_of_images(tmp_path):
-    assert scap.export_onnx(Fixed(), tmp_path / "file.onnx", EXAMPLE, any_batch=False) < 1e-6
+    assert scap.export_onnx(Fixed(), tmp_path / "file.onnx", (EXAMPLE, EXAMPLE), any_batch=False) < 1e-6
 
 
-def test_a_place_that_cannot_be_written_is_named(network, tmp_path):
+def test_a_place_that_cannot_be_written_is_named(network, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_exported", lambda *_: files["whole"].read_bytes())
     (tmp_path / "file").write_text("")
     with pytest.raises(ScapError, match=r"file/network\.onnx: cannot be written"):
         scap.export_onnx(network, tmp_path / "file" / "network.onnx", EXAMPLE)
