@@ -114,8 +114,9 @@ def open_onnx(file: str | Path | bytes, threads: int | None = None) -> Any:
     names = [given.name for given in session.get_inputs()]
 
     def outputs(*arguments: Any, **named: Any) -> list[Any]:
-        given = [tensor.numpy() for _, tensor in tensors_of((arguments, named))]
-        return session.run(None, dict(zip(names, given, strict=True)))
+        if named.keys() != set(names):  # nested arguments are told by their order alone
+            named = dict(zip(names, (tensor for _, tensor in tensors_of((arguments, named))), strict=True))
+        return session.run(None, {name: tensor.numpy() for name, tensor in named.items()})
 
     return outputs
 
