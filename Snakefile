@@ -3,9 +3,11 @@ from snakemake.utils import min_version
 
 from workflow.display import show_run
 from workflow.summary import closing, failures
+from workflow.warm_jobs import keep_warm
 
 min_version("9.27.1")
 display = show_run(workflow)
+keep_warm(workflow)
 
 
 report: "workflow/report/workflow.rst"
