@@ -58,5 +58,5 @@ def fused(values: Values, units: "NDArray[np.int64]", how: str) -> Values:
         largest = np.full(units.max() + 1, -np.inf)
         np.maximum.at(largest, units, values)
         return largest
-    total = np.bincount(units, weights=values)
+    total = np.bincount(units, weights=values).astype(float)
     return total if how == "sum" else total / np.bincount(units)

@@ -76,26 +76,41 @@ def score_network(
         images = checked_images(gathered(images))
     groups = coupled_groups(network, part(images, 0, 1), layers) if coupled else None
     names = _names(network, images, layers) if groups is None else [layer for each in groups.values() for layer in each]
+    terms = evaluate_terms(network, images, names, groups, criterion, autoencoder, outputs=outputs, dtype=dtype, report=report)
+    return fuse(terms, names, criterion) if groups is None else fuse_groups(terms, groups, criterion)
+
+
+def evaluate_terms(
+    network: nn.Module,
+    images: Example,
+    names: Sequence[str],
+    groups: Mapping[str, Any] | None,
+    criterion: CriterionSettings,
+    autoencoder: AutoencoderSettings,
+    *,
+    outputs: str = "activated",
+    dtype: torch.dtype = torch.float16,
+    report: Report | None = None,
+) -> dict[str, dict[str, Values]]:
+    """Term -> layer -> values of its channels, (K,); `groups`, where there are any, by the layers that they are named by."""
     modules = weighted_layers(network)
+    needed = frozenset().union(*(needs(term) for term in criterion.terms))
     with tempfile.TemporaryDirectory(prefix="scap-") as folder:
-        activations = Path(folder) / "activations.safetensors"
+        path = Path(folder) / "activations.safetensors"
         if needed & {"outputs", "autoencoder"}:
-            settings = {"outputs": outputs, "dtype": dtype, "report": report, "coupled": coupled}
-            record_activations(network, images, names, activations, **settings)
+            coupled = groups is not None
+            record_activations(network, images, names, path, outputs=outputs, coupled=coupled, dtype=dtype, report=report)
         gatherers: dict[str, Callable[[str], Any]] = {
             "weight": lambda layer: modules[layer].weight.detach().cpu().double().numpy(),
-            "outputs": lambda layer: open_activations(activations, layer)[1],
-            "autoencoder": lambda layer: _fidelity(
-                activations, layer, autoencoder, dtype, str(first_tensor(images).device), report
-            ),
+            "outputs": lambda layer: open_activations(path, layer)[1],
+            "autoencoder": lambda layer: _fidelity(path, layer, autoencoder, dtype, str(first_tensor(images).device), report),
             "layer": lambda layer: layer,
             "seed": lambda layer: criterion.seed,
             "network": lambda layer: network,
             "images": lambda layer: _one_tensor(images),
             "layers": lambda layer: names if groups is None else groups,
         }
-        terms = {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
-    return fuse(terms, names, criterion) if groups is None else fuse_groups(terms, groups, criterion)
+        return {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
 
 
 def _names(network: nn.Module, images: Example, layers: Sequence[str] | None) -> list[str]:

@@ -1,5 +1,6 @@
 """Consumers: found by the graph of the surgery, believed only when running the network agrees."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,7 +126,12 @@ def test_what_cannot_be_told_is_an_obstacle_in_words(kind):
 
 def claimed(monkeypatch, **inputs):
     """A graph that says by itself what reads each layer."""
-    said = {layer: module._Reads(reads, {}, dict.fromkeys(reads)) for layer, reads in inputs.items()}
+    said = {
+        layer: module._Reads(
+            np.array(sorted({unit for pairs in reads.values() for _, unit in pairs})), reads, {}, dict.fromkeys(reads)
+        )
+        for layer, reads in inputs.items()
+    }
     monkeypatch.setattr(module, "_reads", lambda graph, layer: said[layer])
 
 
