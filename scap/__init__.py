@@ -28,6 +28,7 @@ _PUBLIC = {
     "plan_for": "pruning.widths",
     "plan_of_widths": "pruning.plans",
     "prunable_layers": "pruning.surgery",
+    "prune_in_rounds": "criterion.rounds",
     "prune_network": "pruning.prune",
     "save_network": "pruning.files",
     "score_network": "criterion.score",
@@ -35,6 +36,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    from scap.criterion.rounds import prune_in_rounds as prune_in_rounds
     from scap.criterion.score import score_network as score_network
     from scap.criterion.settings import AutoencoderSettings as AutoencoderSettings
     from scap.criterion.settings import CriterionSettings as CriterionSettings
