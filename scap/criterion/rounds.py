@@ -76,6 +76,8 @@ def prune_in_rounds(
     """
     check_number(rounds, "rounds", 1, whole=True)
     budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
+    for key, share in budgets.items():
+        check_number(share, key, 0, 1)
     full = count_operations(network, images[:1])
     pruned = network
     for number in range(1, rounds + 1):
