@@ -3,9 +3,11 @@ from snakemake.utils import min_version
 
 from workflow.display import show_run
 from workflow.summary import closing, failures
+from workflow.warm_jobs import keep_warm
 
 min_version("9.27.1")
 display = show_run(workflow)
+keep_warm(workflow)
 
 
 report: "workflow/report/workflow.rst"
@@ -34,6 +36,9 @@ for name in set(config["targets"]) - {"all"}:
 
 onstart:
     wait_for_earlier_jobs()
+    if workflow.local_exec:
+        # Each look at the limit of jobs a second asks for another look, for ever: after many jobs that alone keeps a core busy.
+        workflow.scheduler.job_rate_limiter = None
 
 
 onsuccess:

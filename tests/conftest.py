@@ -46,7 +46,8 @@ def profile(frame, event, argument):
 def importing(frame):
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "<module>" and code.co_filename.startswith(FOLDER) and "/.snakemake/" not in code.co_filename:
+        inside = code.co_filename.startswith(FOLDER) and not code.co_filename.endswith("/fork_server.py")
+        if code.co_name == "<module>" and inside and "/.snakemake/" not in code.co_filename:
             return True
         frame = frame.f_back
     return False
@@ -60,9 +61,14 @@ def note():
         note = {"rule": job.rule, "script": script, "wildcards": dict(job.wildcards.items()), "called": called_at}
         pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
 
-if "/.snakemake/scripts/" in sys.orig_argv[-1]:
+def begin():
     atexit.register(note)
     sys.meta_path.insert(0, Start)
+
+if "/.snakemake/scripts/" in sys.orig_argv[-1]:
+    begin()
+elif any(part.endswith("/fork_server.py") for part in sys.orig_argv):
+    os.register_at_fork(after_in_child=begin)
 """
 
 
@@ -140,6 +146,7 @@ class Project:
                 shutil.copytree(ROOT / name, folder / name, ignore=ignored)
             else:
                 shutil.copy(ROOT / name, folder)
+        (folder / "store").mkdir()
         if config is not None:
             (folder / CONFIG).write_text(config)
             shutil.rmtree(folder / "config/experiments")

@@ -11,7 +11,7 @@ from torch import nn
 from scap.checks import check_number
 from scap.errors import ScapError
 from scap.models.inputs import Example
-from scap.models.layers import conv_layers
+from scap.models.layers import weighted_layers
 from scap.pruning.copies import copied
 from scap.pruning.cut import cut
 from scap.pruning.latency import measure_latency
@@ -153,14 +153,14 @@ def uniform_widths(
     multiple: int = 1,
     min_channels: int = 1,
 ) -> dict[str, int]:
-    """Channels per layer when all keep the same share, the largest that meets the budgets (shares left, in (0, 1]).
+    """Channels per layer (or group) when all keep the same share, the largest that meets the budgets (shares left, in (0, 1]).
 
     Widths are rounded down to a `multiple`, at least one of it and at least `min_channels`, at most the whole layer.
     Raises ScapError where the smallest widths do not meet the budgets.
     """
     sizes, budgets = Sizes(network, example), _budgets(macs=macs, params=params)
-    meets, convolutions = sizes.meets(budgets), conv_layers(network)
-    totals = {layer: convolutions[layer].out_channels for layer in layers}
+    meets, modules = sizes.meets(budgets), weighted_layers(network)
+    totals = {layer: len(modules[layer].weight) for layer in layers}
     floor = -(-max(multiple, min_channels) // multiple) * multiple
     steps = sorted({count / total for total in totals.values() for count in range(1, total + 1)}, reverse=True)
 
