@@ -29,6 +29,7 @@ def prune_in_rounds(
     criterion: CriterionSettings | None = None,
     autoencoder: AutoencoderSettings | None = None,
     layers: Sequence[str] | None = None,
+    coupled: bool = False,
     compensate: str = "none",
     multiple: int = 1,
     min_channels: int = 1,
@@ -52,6 +53,7 @@ def prune_in_rounds(
         criterion: As in `score_network`.
         autoencoder: As in `score_network`.
         layers: As in `score_network`.
+        coupled: As in `score_network` and `prune_network`: channels that go together are pruned too.
         compensate: As in `prune_network`.
         multiple: As in `plan_for`.
         min_channels: As in `plan_for`.
@@ -76,10 +78,12 @@ def prune_in_rounds(
     """
     check_number(rounds, "rounds", 1, whole=True)
     budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
+    for key, share in budgets.items():
+        check_number(share, key, 0, 1)
     full = count_operations(network, images[:1])
     pruned = network
     for number in range(1, rounds + 1):
-        table = score_network(pruned, images, layers=layers, criterion=criterion, autoencoder=autoencoder)
+        table = score_network(pruned, images, layers=layers, criterion=criterion, autoencoder=autoencoder, coupled=coupled)
         before = count_operations(pruned, images[:1])
         left = {key: min(1.0, share ** (number / rounds) * full[key] / before[key]) for key, share in budgets.items()}
         try:
@@ -95,7 +99,7 @@ def prune_in_rounds(
             )
         except ScapError as error:
             raise ScapError(f"round {number} of {rounds}: {error}") from error
-        pruned = prune_network(pruned, plan, images, compensate=compensate)
+        pruned = prune_network(pruned, plan, images, compensate=compensate, coupled=coupled)
         if train is not None:
             train(pruned)
         after = count_operations(pruned, images[:1])
