@@ -26,8 +26,10 @@ RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
 
-def parse(description: str | None, *, images: int = 512) -> argparse.Namespace:
-    """The arguments that all benchmarks understand; sets the number of threads."""
+def parse(
+    description: str | None, *, images: int = 512, extra: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """The arguments that all benchmarks understand, and those that `extra` adds; sets the number of threads."""
     parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that the script works, measures nothing")
     parser.add_argument("--data", default="data", help="folder that holds cifar-10-batches-py (default: data)")
@@ -35,6 +37,8 @@ def parse(description: str | None, *, images: int = 512) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=images, help=f"calibration images N (default: {images})")
     parser.add_argument("--threads", type=int, help="default: all that torch takes; 1 with --quick")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the tables go (default: benchmarks/results)")
+    if extra is not None:
+        extra(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads or (1 if options.quick else torch.get_num_threads()))
     if options.quick:
@@ -114,7 +118,7 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def read_dataset(options: argparse.Namespace) -> tuple[Dataset, str]:
+def read_dataset(options: argparse.Namespace, holdout: int = 0) -> tuple[Dataset, str]:
     """CIFAR-10 from `--data`, or with --quick scikit-learn's digits in colour where it is missing; and what it is."""
     source = "digits" if options.quick and missing_files("cifar10", options.data) else "cifar10"
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +127,7 @@ def read_dataset(options: argparse.Namespace) -> tuple[Dataset, str]:
         for name in ("train_images", "test_images"):
             tensors[name] = tensors[name].expand(-1, 3, -1, -1)  # digits are grey
         save_tensors(path, tensors)
-        return load_dataset(path, holdout=0), source
+        return load_dataset(path, holdout=holdout), source
 
 
 def calibration(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Dataset, str]:

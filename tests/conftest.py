@@ -146,6 +146,7 @@ class Project:
                 shutil.copytree(ROOT / name, folder / name, ignore=ignored)
             else:
                 shutil.copy(ROOT / name, folder)
+        (folder / "store").mkdir()
         if config is not None:
             (folder / CONFIG).write_text(config)
             shutil.rmtree(folder / "config/experiments")

@@ -25,6 +25,7 @@ STREAM = "DefaultStreamHandler"  # Snakemake's own
 QUIET_JOBS = "SCAP_QUIET_JOBS"  # tells the jobs (workflow/scripts/job.py) to write to their logs alone
 # What Snakemake says beside the failure of a job, which has its own line here.
 FOLLOW_UPS = ("CalledProcessError", "At least one job did not complete", "Exiting because a job execution failed")
+MANY = 100  # jobs of a run of which every tenth part is told
 FIRST_STATUS, LONGEST_STATUS = 60.0, 1800.0  # seconds between lines that tell how a long job fares; each pause doubles
 
 
@@ -82,7 +83,7 @@ class Run:
 
 
 class Lines:
-    """Without a terminal: a line when a rule is through with its jobs, and now and then while one takes long."""
+    """Without a terminal: a line when a rule is through, when a tenth of many jobs is done, and while one takes long."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.pause, self.last, self.ended = run, FIRST_STATUS, time.monotonic(), threading.Event()
@@ -95,9 +96,12 @@ class Lines:
         print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
     def finished(self, job: Job) -> None:
+        done, total = self.run.done.total(), self.run.total
         if self.run.done[job.rule] == self.run.counts.get(job.rule):
             count = self.run.counts[job.rule]
             self.print(f"{self.run.progress()}: {job.rule}" + (f" ({count} jobs)" if count > 1 else ""))
+        elif total >= MANY and 10 * done // total > 10 * (done - 1) // total:
+            self.print(self.run.progress())
 
     def began(self, job: Job) -> None:
         """Jobs that begin are not told."""
@@ -111,7 +115,7 @@ class Lines:
         job = next(iter(self.run.jobs.copy().values()), None)
         if job is not None and time.monotonic() - self.last > self.pause:
             self.pause = min(2 * self.pause, LONGEST_STATUS)
-            self.print(f"{job}: {job.last_line() or 'runs'}")
+            self.print(f"{self.run.progress()}; {job}: {job.last_line() or 'runs'}")
 
     def stop(self) -> None:
         self.ended.set()

@@ -1,7 +1,8 @@
 """Publish what a target made: python -m workflow.publish TARGET|FILE ... [--models PATTERN ...]
 
 Small files (tables, figures as PNG, scores, metrics, histories, and the provenance beside each) are added to git at the path
-where the workflow made them; models whose path fits a pattern are added to DVC, one pointer each. Commit and push by hand.
+where the workflow made them; models whose path fits a pattern are added to DVC, one pointer each, and pushed to its default
+remote. Where that is a folder of the repository (store/), git gets its objects too. Commit by hand.
 """
 
 import argparse
@@ -12,15 +13,17 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from scap.data.sources import md5
 from scap.errors import ScapError
 from workflow.configuration import load_configuration
 from workflow.lineage import Lineage
 from workflow.scripts.provenance import SUFFIX
-from workflow.store import dvc
+from workflow.store import dvc, object_path, remote
 
 SMALL = (".csv", ".json", ".png")
 LARGEST = 1_000_000  # bytes of a file in git
 MODEL = ".safetensors"
+STORE = 100_000_000  # bytes of all models in git
 
 
 def published(config: dict[str, Any], names: Iterable[str]) -> list[Path]:
@@ -61,11 +64,35 @@ def add_to_git(files: list[Path]) -> None:
             raise ScapError(f"git add: {done.stderr.strip()}")
 
 
-def add_to_dvc(files: list[Path]) -> None:
-    """Add models to DVC, and their pointers to git."""
-    if files and (done := dvc("add", *map(str, files))).returncode:
-        raise ScapError(f"dvc add: {done.stderr.strip()}")
-    add_to_git([Path(f"{file}.dvc") for file in files])
+def store_in_git() -> Path | None:
+    """The folder of DVC's default remote, where it is one of this repository."""
+    odb = remote()
+    path = Path(odb.path).resolve() if odb is not None and odb.fs.protocol == "local" else None
+    return path.relative_to(Path.cwd()) if path is not None and path.is_relative_to(Path.cwd()) else None
+
+
+def check_size(store: Path, models: list[Path]) -> None:
+    """Refuse what would make the models in git too large."""
+    held = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    added = sum(model.stat().st_size for model in models if not (store / object_path(md5(model))).is_file())
+    if held + added > STORE:
+        raise ScapError(
+            f"{store}: would hold {(held + added) / 1e6:.0f} MB, more than {STORE / 1e6:.0f}; name fewer models (--models), or "
+            "another remote (docs/storage.md)"
+        )
+
+
+def add_to_dvc(models: list[Path]) -> None:
+    """Add models to DVC and push them; their pointers go to git, and their objects where git holds the remote."""
+    if not models:
+        return
+    if store := store_in_git():
+        check_size(store, models)
+    pointers = [f"{model}.dvc" for model in models]
+    for command, names in (("add", list(map(str, models))), ("push", pointers)):
+        if (done := dvc(command, *names)).returncode:
+            raise ScapError(f"dvc {command}: {done.stderr.strip()}")
+    add_to_git([*map(Path, pointers), *([store] if store else [])])
 
 
 def main() -> int:
@@ -83,7 +110,7 @@ def main() -> int:
     except ScapError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{len(small)} files in git, {len(models)} models in DVC; git commit, and dvc push where there are models")
+    print(f"{len(small)} files in git, {len(models)} models in DVC; now git commit")
     return 0
 
 

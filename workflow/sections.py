@@ -72,6 +72,7 @@ class Network:
 class Criterion(CriterionSettings):
     """Criteria by name; the wildcard {criterion}."""
 
+    together: str = "mean"  # no key: the workflow prunes layers that go alone
     autoencoder: AutoencoderSettings = option("the autoencoder of the term fidelity, where it differs from the defaults", {})
     calibration: CalibrationSettings = option("the activations that are recorded, where they differ from the defaults", {})
 

@@ -33,12 +33,17 @@ def cache_folder() -> Path:
     done = dvc("cache", "dir")
     if done.returncode or not done.stdout.strip():
         raise RestoreError(f"dvc: {done.stderr.strip() or 'no cache'}; run this in the folder of the project")
-    return Path(done.stdout.strip(), "files/md5")
+    return Path(done.stdout.strip())
+
+
+def object_path(name: str) -> Path:
+    """Where the content with this MD5 is kept, in a remote as in the cache."""
+    return Path("files/md5", name[:2], name[2:])
 
 
 def cache_object(name: str) -> Path:
     """Where DVC's cache keeps the content with this MD5."""
-    return cache_folder() / name[:2] / name[2:]
+    return cache_folder() / object_path(name)
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scap.criterion.chains import Follower, Hooks, Receive
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered, mapped, tensors_of
-from scap.models.layers import conv_layers, not_a_layer
+from scap.models.layers import conv_layers, not_a_layer, weighted_layers
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.tensors import TensorFile
 
@@ -25,6 +25,7 @@ def record_activations(
     path: Path,
     *,
     outputs: str = "activated",
+    coupled: bool = False,
     batch_size: int = 64,
     dtype: torch.dtype = torch.float16,
     report: Callable[[dict[str, int]], None] | None = None,
@@ -33,13 +34,14 @@ def record_activations(
 
     One pass over `images` (N, channels, H, W; normalised; or a tuple or dict of all arguments, or a DataLoader) in
     evaluation mode, batch by batch, on a copy of `network`. `outputs` says where Y is read: "activated", after the batch
-    norm and activation that directly follow the convolution (one user each), or "convolution", its own output. `report`
+    norm and activation that directly follow the convolution (one user each), or "convolution", its own output. With
+    `coupled`, layers may be grouped convolutions and linear layers, too; features of these are taken as channels. `report`
     receives {"images": done, "total": N}. Raises ScapError for unknown, unused or reused layers, for images that are no
     finite floating-point numbers, for a network whose operations depend on the image, and for values that `dtype` cannot
     hold. The file appears only when it is complete.
     """
     check_network(network)
-    check_layers(network, layers)
+    check_layers(network, layers, coupled)
     if outputs not in OUTPUTS:
         raise ScapError(f"outputs: {outputs!r} is unknown; choose from {', '.join(OUTPUTS)}")
     images = checked_images(gathered(images), batch_size)
@@ -79,14 +81,14 @@ def checked_images(images: Example, batch_size: int = 1) -> Example:
     return images
 
 
-def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
-    """Raise ScapError where there are no layers, or one of them is no ungrouped convolution of `network`."""
-    known = conv_layers(network)
+def check_layers(network: nn.Module, layers: Sequence[str], coupled: bool = False) -> None:
+    """Raise ScapError where there are no layers, or one of them is no ungrouped convolution of `network` (or of a group)."""
+    known = weighted_layers(network) if coupled else conv_layers(network)
     if not layers:
         raise ScapError("layers: none is given; name an ungrouped convolution, or give None for all that can be pruned")
     for layer in layers:
         if layer not in known:
-            raise ScapError(not_a_layer(network, layer))
+            raise ScapError(not_a_layer(network, layer, coupled))
 
 
 @torch.no_grad()
@@ -100,6 +102,8 @@ def _probe(recorder: Hooks | Follower, image: Example, layers: Sequence[str]) ->
     calls: Counter[str] = Counter()
 
     def receive(layer: str, kind: str, values: Tensor) -> None:
+        if len(values) != 1:
+            raise ScapError(f"layer {layer!r} reads {len(values)} maps an image; leave it out")
         shapes[layer, kind] = tuple(values.shape[1:])
         calls[layer] += 1
 

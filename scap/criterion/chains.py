@@ -39,8 +39,8 @@ class Hooks:
 
     def _hook(self, layer: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-            self.receive(layer, "inputs", args[0] if args else kwargs["input"])
-            self.receive(layer, "outputs", output)
+            self.receive(layer, "inputs", as_maps(self.network, layer, args[0] if args else kwargs["input"]))
+            self.receive(layer, "outputs", as_maps(self.network, layer, output))
 
         return hook
 
@@ -160,8 +160,17 @@ class Follower(TorchFunctionMode):
 
     def _hand(self, layer: str, kind: str, values: Tensor) -> None:
         self._inside += 1  # what the receiver does with the values is no step of the network
-        self.receive(layer, kind, values)
+        self.receive(layer, kind, as_maps(self.network, layer, values))
         self._inside -= 1
+
+
+def as_maps(network: nn.Module, layer: str, values: Tensor) -> Tensor:
+    """(N, channels, H, W): features of a linear layer, the last dimension of its values, are channels."""
+    if not isinstance(network.get_submodule(layer), nn.Linear):
+        return values
+    if values.ndim != 4:
+        values = values.reshape(len(values), -1, 1, values.shape[-1])
+    return values.movedim(-1, 1)
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +18,19 @@ from torch import Tensor, nn
 from scap.criterion.elimination import Problem, eliminate
 from scap.criterion.forms import FORMS, Form, form_of
 from scap.errors import ScapError
-from scap.pruning.consumers import Consumer, find_consumers
+from scap.pruning.consumers import Consumer, Readers, find_consumers
 from scap.pruning.moments import Moments, check_images, chunks, stream
 from scap.pruning.unfolding import groups_of, samples
 
 MEMORY = 2**30  # bytes of moments that one pass over the images may gather
 Reading = tuple[Consumer, Form]
+Layers = Sequence[str] | Mapping[str, Any]
 
 
 def conditional_scores(
     network: nn.Module,
     images: Tensor,
-    layers: Sequence[str],
+    layers: Layers,
     *,
     form: str = "channelwise",
     batch_size: int = 64,
@@ -45,7 +47,8 @@ def conditional_scores(
     Args:
         network: the network, which is not altered.
         images: calibration images (N, channels, H, W), normalised as in training.
-        layers: module paths of convolutions.
+        layers: module paths of convolutions; or a mapping of coupled groups by the layers that they are named by, where the
+            channels that go at once get one score, and the costs of all layers that read any of them add up.
         form: `channelwise`, `spectral` or `taps`.
         batch_size: images a forward pass.
         ridge: share of each input's own energy that is added to it; None takes the form's own.
@@ -64,20 +67,22 @@ def conditional_scores(
         raise ScapError(f"ridge is {ridge}; it must be at least 0 (and above 0 where channels are equal)")
     check_images(images, batch_size)
     network = copy.deepcopy(network).eval()
-    readings = _readings(network, images[:2], layers, form)
-    sizes = [sum(source.size() for _, source in readings[layer]) for layer in layers]
+    readers = _readers(network, layers, images[:1])
+    readings = _readings(network, images[:2], readers, form)
+    names = list(layers)
+    sizes = [sum(source.size() for _, source in readings[layer]) for layer in names]
     scores: dict[str, NDArray[np.float64]] = {}
     shortest = (0.0, "")
     for run in chunks(sizes, MEMORY):
-        gathered = {source.key(): source for index in run for _, source in readings[layers[index]]}
+        gathered = {source.key(): source for index in run for _, source in readings[names[index]]}
         _gather(network, images, list(gathered.values()), batch_size)
-        for layer in (layers[index] for index in run):
+        for layer in (names[index] for index in run):
             sources = [(consumer, gathered[own.key()]) for consumer, own in readings[layer]]
             shortest = max([shortest, *((source.inputs_read() / source.moments.count, layer) for _, source in sources)])
             problems = [source.problem(c, source.ridge if ridge is None else ridge) for c, source in sources]
-            scores[layer] = _scores(layer, problems)
+            scores[layer] = _scores(layer, problems)[readers[layer].units]
             if report is not None:
-                report({"layer": len(scores), "total": len(layers)})
+                report({"layer": len(scores), "total": len(names)})
         for source in gathered.values():
             source.moments = Moments()
     _warn(*shortest, len(images))
@@ -93,11 +98,15 @@ def _warn(ratio: float, layer: str, images: int) -> None:
         )
 
 
-def _readings(network: nn.Module, images: Tensor, layers: Sequence[str], form: str) -> dict[str, list[Reading]]:
-    readers = find_consumers(network, layers, images[:1])
+def _readers(network: nn.Module, layers: Layers, image: Tensor) -> dict[str, Readers]:
+    readers = find_consumers(network, list(layers), image, coupled=isinstance(layers, Mapping))
     for layer, found in readers.items():
         if found.obstacle:
             raise ScapError(f"layer {layer!r} has no conditional score: {found.obstacle}. Leave it out, or use another term")
+    return readers
+
+
+def _readings(network: nn.Module, images: Tensor, readers: dict[str, Readers], form: str) -> dict[str, list[Reading]]:
     inputs: dict[str, Tensor] = {}
 
     def receive(name: str, read: Tensor, outputs: Tensor, first: int) -> None:

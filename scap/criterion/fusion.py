@@ -39,17 +39,24 @@ def normalise_term(values: Values, how: str) -> Values:
     return (values - low) / scale if scale > 0 else np.ones_like(values)
 
 
-def importance(terms: Mapping[str, Values], settings: CriterionSettings) -> Values:
-    """I_k: the weighted mean of the normalised terms of one layer, or the product of their powers (equation 11), (K,)."""
-    parts, weights = [], list(settings.terms.values())
-    for term in settings.terms:
-        values = np.clip(1 - terms[term], 0, None) if term in REDUNDANCY else terms[term]
-        parts.append(normalise_term(values, settings.scale_of(term)))
+def scaled(term: str, values: Values, settings: CriterionSettings) -> Values:
+    """The importance that a term gives to the channels of one layer, normalised, (K,)."""
+    return normalise_term(np.clip(1 - values, 0, None) if term in REDUNDANCY else values, settings.scale_of(term))
+
+
+def combined(parts: Sequence[Values], settings: CriterionSettings) -> Values:
+    """The weighted mean of normalised terms, or the product of their powers (equation 11), (K,)."""
+    weights = list(settings.terms.values())
     if settings.fusion == "product":
         score = np.prod([part**weight for part, weight in zip(parts, weights, strict=True)], axis=0)
     else:
         score = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
     return score.max() + score.min() - score if settings.reverse else score
+
+
+def importance(terms: Mapping[str, Values], settings: CriterionSettings) -> Values:
+    """I_k of one layer from its terms, (K,)."""
+    return combined([scaled(term, terms[term], settings) for term in settings.terms], settings)
 
 
 def channel_scores(layer: str, terms: Mapping[str, Values], settings: CriterionSettings) -> dict[str, Values]:
@@ -63,11 +70,16 @@ def channel_scores(layer: str, terms: Mapping[str, Values], settings: CriterionS
     if len({len(terms[term]) for term in settings.terms}) > 1:
         raise ScapError(f"layer {layer}: the terms {', '.join(settings.terms)} have values for different numbers of channels")
     score = importance(terms, settings)
+    check_reach(layer, score, settings)
+    return {**{term: terms[term] for term in settings.terms}, "score": score}
+
+
+def check_reach(layer: str, score: Values, settings: CriterionSettings) -> None:
+    """Raise ScapError where scores leave [0, 1]."""
     if score.min() < -ROUNDING or score.max() > 1 + ROUNDING:
         scales = ", ".join(f"{term}: {settings.scale_of(term)}" for term in settings.terms)
         reach = f"from {score.min():.3g} to {score.max():.3g}, and thresholds from 0 to 1"
         raise ScapError(f"layer {layer}: the scores reach {reach}; normalise by min-max or max (now {scales})")
-    return {**{term: terms[term] for term in settings.terms}, "score": score}
 
 
 def score_table(columns: Mapping[str, Mapping[str, Values]]) -> "pd.DataFrame":

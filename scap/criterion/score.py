@@ -12,13 +12,14 @@ from scap.criterion.activations import check_layers, checked_images, part, recor
 from scap.criterion.autoencoder import fidelities
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import evaluate_term, fuse
+from scap.criterion.groups import fuse_groups
 from scap.criterion.settings import AutoencoderSettings, CriterionSettings
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, first_tensor, gathered
-from scap.models.layers import conv_layers
-from scap.pruning.surgery import some_prunable_layers
+from scap.models.layers import weighted_layers
+from scap.pruning.surgery import coupled_groups, some_prunable_layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,7 @@ def score_network(
     images: Example,
     *,
     layers: Sequence[str] | None = None,
+    coupled: bool = False,
     criterion: CriterionSettings | None = None,
     autoencoder: AutoencoderSettings | None = None,
     outputs: str = "activated",
@@ -44,6 +46,9 @@ def score_network(
         images: Calibration images (N, channels, H, W), normalised as in training, on the network's device. No labels. A
             tuple or dict of tensors for networks of several arguments; a DataLoader is read once, whole.
         layers: Module paths of convolutions; by default all that can be pruned.
+        coupled: Score groups of layers that must lose their channels together, `layers` being those that they are named by
+            (`prunable_layers(..., coupled=True)`): terms are fused over the layers of a group as `criterion.together` says;
+            the conditional terms sum the costs of all layers that read it.
         criterion: Terms of the score and how they are fused; by default fidelity and the L1 norm.
         autoencoder: The autoencoder of the term `fidelity`.
         outputs: Where Y is read: `activated`, after batch norm and activation, or `convolution`.
@@ -67,29 +72,51 @@ def score_network(
     """
     criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
-    if layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all, and images may be None
+    if coupled or layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all
         images = checked_images(gathered(images))
-    names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
-    check_layers(network, names)
-    convolutions = conv_layers(network)
+    groups = coupled_groups(network, part(images, 0, 1), layers) if coupled else None
+    names = _names(network, images, layers) if groups is None else [layer for each in groups.values() for layer in each]
+    terms = evaluate_terms(network, images, names, groups, criterion, autoencoder, outputs=outputs, dtype=dtype, report=report)
+    return fuse(terms, names, criterion) if groups is None else fuse_groups(terms, groups, criterion)
+
+
+def evaluate_terms(
+    network: nn.Module,
+    images: Example,
+    names: Sequence[str],
+    groups: Mapping[str, Any] | None,
+    criterion: CriterionSettings,
+    autoencoder: AutoencoderSettings,
+    *,
+    outputs: str = "activated",
+    dtype: torch.dtype = torch.float16,
+    report: Report | None = None,
+) -> dict[str, dict[str, Values]]:
+    """Term -> layer -> values of its channels, (K,); `groups`, where there are any, by the layers that they are named by."""
+    modules = weighted_layers(network)
+    needed = frozenset().union(*(needs(term) for term in criterion.terms))
     with tempfile.TemporaryDirectory(prefix="scap-") as folder:
-        activations = Path(folder) / "activations.safetensors"
+        path = Path(folder) / "activations.safetensors"
         if needed & {"outputs", "autoencoder"}:
-            record_activations(network, images, names, activations, outputs=outputs, dtype=dtype, report=report)
+            coupled = groups is not None
+            record_activations(network, images, names, path, outputs=outputs, coupled=coupled, dtype=dtype, report=report)
         gatherers: dict[str, Callable[[str], Any]] = {
-            "weight": lambda layer: convolutions[layer].weight.detach().cpu().double().numpy(),
-            "outputs": lambda layer: open_activations(activations, layer)[1],
-            "autoencoder": lambda layer: _fidelity(
-                activations, layer, autoencoder, dtype, str(first_tensor(images).device), report
-            ),
+            "weight": lambda layer: modules[layer].weight.detach().cpu().double().numpy(),
+            "outputs": lambda layer: open_activations(path, layer)[1],
+            "autoencoder": lambda layer: _fidelity(path, layer, autoencoder, dtype, str(first_tensor(images).device), report),
             "layer": lambda layer: layer,
             "seed": lambda layer: criterion.seed,
             "network": lambda layer: network,
             "images": lambda layer: _one_tensor(images),
-            "layers": lambda layer: names,
+            "layers": lambda layer: names if groups is None else groups,
         }
-        terms = {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
-    return fuse(terms, names, criterion)
+        return {term: evaluate_term(term, names, lambda need, layer: gatherers[need](layer)) for term in criterion.terms}
+
+
+def _names(network: nn.Module, images: Example, layers: Sequence[str] | None) -> list[str]:
+    names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
+    check_layers(network, names)
+    return names
 
 
 def _one_tensor(images: Example) -> Tensor:

@@ -36,6 +36,12 @@ class CriterionSettings(Settings):
         "that is [0, 1] (random, conditional), else min-max",
         {},
     )
+    together: str = option(
+        "how the values of coupled layers, channel by channel, are made one of their group (score_network(coupled=True)); a "
+        "sum is divided by the most channels that go at once anywhere in the network",
+        "mean",
+        choices=("mean", "sum", "max"),
+    )
     reverse: bool = option("reverse the ranking (a control)", False)
     seed: int = option("seed of the term random", 0, minimum=0, maximum=2**32 - 1)
 

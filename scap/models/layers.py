@@ -11,15 +11,20 @@ def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: module for name, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1}
 
 
-def not_a_layer(network: nn.Module, layer: str) -> str:
-    """Why `layer` is no ungrouped two-dimensional convolution of `network`, and which are, for messages."""
+def weighted_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Two-dimensional convolutions, grouped ones too, and linear layers by module path: what coupled groups are named by."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+
+def not_a_layer(network: nn.Module, layer: str, coupled: bool = False) -> str:
+    """Why `layer` cannot be named by a plan for `network`, and which can, for messages."""
     module = dict(network.named_modules()).get(layer)
     kind = "" if module is None else f" (it is a {type(module).__name__})"
     if isinstance(module, _ConvNd):
         kind = f" (it is a {type(module).__name__} with groups={module.groups})"
-    known = ", ".join(conv_layers(network))
+    known = ", ".join(weighted_layers(network) if coupled else conv_layers(network))
     choice = f"choose from {known}" if known else "the network has none"
-    return f"layer {layer!r} is no ungrouped convolution{kind}; {choice}"
+    return f"layer {layer!r} is no {'convolution or linear layer' if coupled else 'ungrouped convolution'}{kind}; {choice}"
 
 
 def refresh_sizes(network: nn.Module) -> None:
@@ -29,12 +34,16 @@ def refresh_sizes(network: nn.Module) -> None:
         if not isinstance(weight, Tensor):
             continue
         if isinstance(module, _ConvNd):
+            if module.groups > 1 and not module.transposed:  # whole groups have gone
+                module.groups = max(1, len(weight) * module.groups // module.out_channels)
             first, second = len(weight), weight.size(1) * module.groups
             module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
         elif isinstance(module, nn.Linear):
             module.out_features, module.in_features = weight.shape
         elif isinstance(module, _NormBase):
             module.num_features = len(weight)
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(weight.shape)
         elif isinstance(module, nn.PReLU):
             module.num_parameters = len(weight)
 

@@ -23,14 +23,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scap.models.inputs import Example, mapped, run, tensors_of
+from scap.pruning.channels.coupling import member
 from scap.pruning.channels.graph import Slices
 from scap.pruning.channels.modules import Modules
-from scap.pruning.channels.products import layer_of
 from scap.pruning.copies import first_line, skeleton
 from scap.pruning.cut import cut
 from scap.pruning.plans import Plan
 
 PRODUCTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}
+WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the largest value of a tensor
 COARSE = 5e-2  # in half precision, for networks that run in nothing else
 DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
@@ -64,10 +65,12 @@ class _Reference(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         name = func._schema.name.rpartition("::")[2]
+        if name == "native_layer_norm" and not args[0].isfinite().all():
+            return _norm_of_what_stays(*args, mark=self.mark)
         if name not in PRODUCTS:
             return func(*args, **(kwargs or {}))
         out = func(*(self._unmarked(argument) for argument in args), **(kwargs or {}))
-        kept = self._kept(args[1]) if name == "convolution" else None
+        kept = self._kept(args[WEIGHTS[name]]) if name in WEIGHTS else None
         if kept is None:
             self.products.append(Product(name, out.clone()))
         else:
@@ -82,8 +85,22 @@ class _Reference(TorchDispatchMode):
         return argument if finite.all() else torch.where(finite, argument, 0)
 
     def _kept(self, weight: Tensor) -> list[int] | None:
-        name = self.modules.name(weight)
-        return None if name is None else self.plan.get(layer_of(name))
+        name = self.modules.name(weight) or (self.modules.name(weight.t()) if weight.ndim == 2 else None)
+        return None if name is None else self.plan.get(member(name))
+
+
+def _norm_of_what_stays(
+    inputs: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, eps: float, *, mark: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer norm whose statistics are those of the entries without a mark; the others keep it."""
+    stays, dims = inputs.isfinite(), list(range(inputs.ndim - len(shape), inputs.ndim))
+    count = stays.sum(dims, keepdim=True).clamp(min=1)
+    values = torch.where(stays, inputs, 0)
+    mean = values.sum(dims, keepdim=True) / count
+    spread = torch.where(stays, inputs - mean, 0)
+    slope = (spread.square().sum(dims, keepdim=True) / count + eps).rsqrt()
+    out = spread * slope * (1 if weight is None else weight) + (0 if bias is None else bias)
+    return torch.where(stays, out, mark).contiguous(), mean, slope  # as the operation itself gives it
 
 
 class _Replay(TorchDispatchMode):

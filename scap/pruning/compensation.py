@@ -36,6 +36,7 @@ def prune_and_compensate(
     images: Tensor,
     how: str = "full",
     *,
+    coupled: bool = False,
     batch_size: int = 64,
     ridge: float = RIDGE,
     report: Callable[[Mapping[str, float]], None] | None = None,
@@ -48,6 +49,7 @@ def prune_and_compensate(
         images: calibration images (N, channels, H, W), normalised as in training; 512 or more are advised.
         how: `none`; `batch-norm`, statistics estimated again; `channelwise`, each removed channel reconstructed from those
             that stay, then `batch-norm`; `full`, least squares of the consumer's outputs on its unfolded inputs.
+        coupled: the plan names groups of layers by their first ones, as in scap.prune_network.
         batch_size: images a forward pass.
         ridge: of `full`, towards the channelwise solution, as a share of the mean variance of an input.
         report: receives {"layer": done, "total": layers}.
@@ -66,8 +68,8 @@ def prune_and_compensate(
         raise ScapError(f"compensate: ridge is {ridge}; it must be above 0")
     if how != "none":
         check_images(images, batch_size)
-    pruned = prune_network(network, plan, images[:1]).eval()
-    table = compensate(network, pruned, plan, images, how, batch_size=batch_size, ridge=ridge, report=report)
+    pruned = prune_network(network, plan, images[:1], coupled=coupled).eval()
+    table = compensate(network, pruned, plan, images, how, coupled=coupled, batch_size=batch_size, ridge=ridge, report=report)
     return pruned, table
 
 
@@ -78,6 +80,7 @@ def compensate(
     images: Tensor,
     how: str = "full",
     *,
+    coupled: bool = False,
     batch_size: int = 64,
     ridge: float = RIDGE,
     report: Callable[[Mapping[str, float]], None] | None = None,
@@ -90,8 +93,9 @@ def compensate(
     removed = _removed(network, plan)
     rows: list[Row] = []
     if how in ("channelwise", "full") and removed:
-        readers = find_consumers(network, list(removed), images[:1])
-        cuts = find_cuts(network, pruned, readers, removed, images[:1])
+        readers = find_consumers(network, list(removed), images[:1], coupled=coupled)
+        gone = {layer: found.gone(plan[layer]) for layer, found in readers.items()}
+        cuts = find_cuts(network, pruned, readers, gone, images[:1])
         rows += [_row(layers=layer, note=found.obstacle) for layer, found in readers.items() if found.obstacle]
         rows += _treat_all(network, pruned, cuts, images, how, batch_size, ridge, report)
     if how in ("batch-norm", "channelwise") and removed:

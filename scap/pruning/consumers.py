@@ -5,18 +5,20 @@ fixed, changing channels of the producer may change nothing but the columns that
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from scap.errors import ScapError
 from scap.pruning.channels.graph import Graph
+from scap.pruning.channels.ledger import Ids
 from scap.pruning.channels.products import layer_of
 from scap.pruning.copies import copied, undisturbed
 from scap.pruning.unfolding import Layer, groups_of, layer_at, samples, taps_of, weight_matrix
@@ -40,27 +42,36 @@ class Readers:
     consumers: list[Consumer] = field(default_factory=list)
     outputs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # layer -> (own output, the producer's channel)
     obstacle: str | None = None  # why the consumers cannot be told
+    units: Ids = field(default_factory=lambda: np.arange(0))  # (K,) what `channel` is here for each output channel
+
+    def gone(self, kept: Iterable[int]) -> set[int]:
+        """What is removed when the producer keeps these output channels."""
+        return set(self.units.tolist()) - set(self.units[list(kept)].tolist())
 
 
 @dataclass
 class _Reads:
+    units: Ids
     inputs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # layer -> (its input, the producer's channel)
     outputs: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     norms: dict[str, str | None] = field(default_factory=dict)
     obstacle: str | None = None
 
 
-def find_consumers(network: nn.Module, layers: Sequence[str], example: Tensor) -> dict[str, Readers]:
+def find_consumers(network: nn.Module, layers: Sequence[str], example: Tensor, *, coupled: bool = False) -> dict[str, Readers]:
     """The readers of each convolution of `layers` (module paths); `example` (1, channels, H, W) is an input.
 
-    A reader that cannot be treated is an `obstacle`, in words. Raises ScapError for a layer that does not exist.
+    With `coupled`, layers are those that groups are named by, and what is called a channel is a unit of the group: one or
+    several channels of each of its layers, which only go together. Then layers within a group are no readers. A reader that
+    cannot be treated is an `obstacle`, in words. Raises ScapError for a layer that does not exist.
     """
     traced = copied(network).eval()
+    kinds = (nn.Conv2d, nn.Linear) if coupled else (nn.Conv2d,)
     for layer in layers:
-        if not isinstance(dict(traced.named_modules()).get(layer), nn.Conv2d):
+        if not isinstance(dict(traced.named_modules()).get(layer), kinds):
             raise ScapError(f"layer {layer!r} is no convolution of the network; scap.prunable_layers lists them")
     with undisturbed(traced):
-        graph = Graph(traced, example, training=False)
+        graph = Graph(traced, example, training=False, coupled=coupled)
         reads = {layer: _reads(graph, layer) for layer in layers}
     sound = {layer: each for layer, each in reads.items() if each.obstacle is None}
     obstacles = _contradictions(traced, sound, example[:1])
@@ -82,20 +93,20 @@ def slopes(network: nn.Module, norm: str | None, outputs: int) -> Tensor:
 def _reads(graph: Graph, layer: str) -> _Reads:
     """What the graph says; the one place that knows it."""
     if layer not in graph.used:
-        return _Reads(obstacle="it is not used when the network runs")
-    found = _Reads()
+        return _Reads(np.arange(0), obstacle="it is not used when the network runs")
     own = graph.groups.of(graph.rows(layer).ids)
+    found = _Reads(graph.units(layer))
     channels: dict[int, list[int]] = defaultdict(list)
-    for channel, group in enumerate(own.tolist()):
+    for channel, group in dict.fromkeys(zip(found.units.tolist(), own.tolist(), strict=True)):
         channels[group].append(channel)
-        if reason := graph.groups.obstacles.get(group):
+        if reason := graph.groups.obstacles.get(group) or graph.groups.normalised.get(group):
             found.obstacle = f"its channels {reason}"
     for block, held, groups in graph.groups.holders(own.tolist()):
         name = layer_of(block.name)
         readers = {position: channels[groups[position]] for position in held.nonzero()[0].tolist()}
         if block.kind == "rows":
             found.outputs[name] = [(position, channel) for position, read in readers.items() for channel in read]
-        elif block.kind in ("columns", "grouped"):
+        elif block.kind == "columns" or (block.kind == "grouped" and not graph.coupled):
             module = graph.network.get_submodule(name)
             if not isinstance(module, nn.Conv2d | nn.Linear):
                 found.obstacle = found.obstacle or f"{name!r} reads it, a {type(module).__name__}"
@@ -111,12 +122,12 @@ def _reads(graph: Graph, layer: str) -> _Reads:
 
 def _readers(network: nn.Module, reads: _Reads, obstacle: str | None) -> Readers:
     if obstacle is not None:
-        return Readers(outputs=reads.outputs, obstacle=obstacle)
+        return Readers(outputs=reads.outputs, obstacle=obstacle, units=reads.units)
     try:
         consumers = [consumer for name in reads.inputs for consumer in _by_group(network, name, reads)]
     except ValueError as error:
-        return Readers(outputs=reads.outputs, obstacle=str(error))
-    return Readers(consumers, reads.outputs)
+        return Readers(outputs=reads.outputs, obstacle=str(error), units=reads.units)
+    return Readers(consumers, reads.outputs, units=reads.units)
 
 
 def _by_group(network: nn.Module, name: str, reads: _Reads) -> Iterator[Consumer]:
@@ -165,7 +176,7 @@ def _probe(network: nn.Module, reads: dict[str, _Reads], image: Tensor) -> str |
     their readers give is held fixed: only inputs that are said to read a changed channel may differ.
     """
     image = image.to(next(network.parameters()))
-    runs = max(1, max(len(network.get_parameter(f"{layer}.weight")) - 1 for layer in reads).bit_length())
+    runs = max(1, max(int(each.units.max()) for each in reads.values()).bit_length())
     kept: dict[str, tuple[Tensor, Tensor]] = {}  # what each reader reads and gives when nothing is changed
     calls: Counter[str] = Counter()
     now: dict[str, Tensor] = {}
@@ -192,7 +203,7 @@ def _probe(network: nn.Module, reads: dict[str, _Reads], image: Tensor) -> str |
                 return f"{name!r}, which reads it, {obstacle}"
         changing = True
         for bit, flipped in product(range(runs), (False, True)):
-            with _hooked(network, {layer: _change(bit, flipped) for layer in reads}):
+            with _hooked(network, {layer: _change(each.units, bit, flipped) for layer, each in reads.items()}):
                 after = tree_leaves(network(image))
             for name in readers:
                 allowed = _allowed(name, reads, bit, flipped)
@@ -208,11 +219,12 @@ def _chosen(channel: int, bit: int, flipped: bool) -> bool:
     return bool(channel >> bit & 1) != flipped
 
 
-def _change(bit: int, flipped: bool) -> Callable[..., Tensor]:
+def _change(units: Ids, bit: int, flipped: bool) -> Callable[..., Tensor]:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(bit)).to(output)
-        chosen = torch.tensor([_chosen(channel, bit, flipped) for channel in range(output.shape[1])]).to(output)
-        return output + chosen[:, None, None] * noise * (3 * output.abs().max() + 1)
+        chosen = torch.tensor([_chosen(channel, bit, flipped) for channel in units.tolist()]).to(output)
+        chosen = chosen if isinstance(module, nn.Linear) else chosen[:, None, None]
+        return output + chosen * noise * (3 * output.abs().max() + 1)
 
     return hook
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
-from scap.models.layers import conv_layers
+from scap.models.layers import weighted_layers
 from scap.models.names import own_function
 from scap.pruning.history import applied, last_applied, note
 from scap.pruning.plans import Plan, channel_indices
@@ -86,9 +86,9 @@ def _own_plan(network: nn.Module, plan: Plan | None) -> Plan | None:
 
 
 def _check_widths(network: nn.Module, plan: Plan) -> None:
-    convs = conv_layers(network)
+    layers = weighted_layers(network)
     for layer, kept in plan.items():
-        channels = convs[layer].out_channels if layer in convs else 0
+        channels = len(layers[layer].weight) if layer in layers else 0
         if channels != len(kept):
             raise ScapError(
                 f"plan: layer {layer!r} keeps {len(kept)} channels, but the network's has {channels}; "

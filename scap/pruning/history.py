@@ -4,7 +4,7 @@ from torch import nn
 
 from scap.pruning.plans import Plan
 
-NOTE = "_scap_plans"  # attribute of a pruned network: the plan from the unpruned network, the last plan applied
+NOTE = "_scap_plans"  # attribute of a pruned network: the plan from the unpruned network, the last plan asked for
 
 
 def compose(first: Plan, second: Plan) -> Plan:
@@ -22,11 +22,14 @@ def applied(network: nn.Module) -> Plan | None:
 
 
 def last_applied(network: nn.Module) -> Plan | None:
-    """The last plan that the surgery applied, in the numbers of the network that it was applied to."""
+    """The last plan that was asked for, in the numbers of the network that it was applied to."""
     return getattr(network, NOTE, (None, None))[1]
 
 
-def note(pruned: nn.Module, network: nn.Module | None, plan: Plan) -> None:
-    """Note on `pruned` that `plan` was applied to `network` (None: to the unpruned one)."""
+def note(pruned: nn.Module, network: nn.Module | None, plan: Plan, *, asked: Plan | None = None) -> None:
+    """Note on `pruned` that `plan` was applied to `network` (None: to the unpruned one).
+
+    `plan` holds every layer that lost channels; `asked` is the plan as it was given, which names groups by one layer.
+    """
     before = applied(network) if network is not None else None
-    setattr(pruned, NOTE, (compose(before or {}, plan), plan))
+    setattr(pruned, NOTE, (compose(before or {}, plan), plan if asked is None else asked))

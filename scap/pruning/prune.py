@@ -9,7 +9,7 @@ from scap.pruning.plans import Plan
 from scap.pruning.surgery import prune_network as cut
 
 
-def prune_network(network: nn.Module, plan: Plan, images: Any, *, compensate: str = "none") -> nn.Module:
+def prune_network(network: nn.Module, plan: Plan, images: Any, *, compensate: str = "none", coupled: bool = False) -> nn.Module:
     """A smaller copy of a network that holds only the channels that a plan keeps (laws 7 and 8 of docs/method.md).
 
     Whatever reads or follows a pruned layer shrinks alike; layers outside of the plan keep all their channels.
@@ -22,13 +22,16 @@ def prune_network(network: nn.Module, plan: Plan, images: Any, *, compensate: st
         compensate: How the next layers make up for what went, without training: `none`; `batch-norm` estimates the
             statistics of batch norms again; `channelwise` lets the channels that stay replace the others; `full` solves
             for the next layers' weights (equations 17 to 20).
+        coupled: The plan names groups of layers, each by the first layer that holds all of its channels
+            (`prunable_layers(..., coupled=True)`); all layers of a group lose these channels. Where several channels go only
+            at once (in groups of a grouped convolution), those stay that go together with one that is kept.
 
     Returns:
         The pruned network. A plan that keeps all channels gives bit-equal outputs.
 
     Raises:
-        ScapError: For a layer that does not exist or cannot be pruned alone, for a plan that empties one or names channels
-            that do not exist, for images that are not finite, and for an unknown `compensate`.
+        ScapError: For a layer that does not exist or cannot be pruned (alone, unless `coupled`), for a plan that empties one
+            or names channels that do not exist, for images that are not finite, and for an unknown `compensate`.
 
     Example:
         >>> import scap, torch
@@ -38,5 +41,5 @@ def prune_network(network: nn.Module, plan: Plan, images: Any, *, compensate: st
         (3, 3)
     """
     if compensate == "none":
-        return cut(network, plan, images)
-    return prune_and_compensate(network, plan, images, how=compensate)[0]
+        return cut(network, plan, images, coupled=coupled)
+    return prune_and_compensate(network, plan, images, how=compensate, coupled=coupled)[0]

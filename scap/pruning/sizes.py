@@ -9,7 +9,7 @@ from scap.models.inputs import Example
 from scap.pruning.copies import undisturbed
 from scap.pruning.counting import count_operations, layer_macs
 from scap.pruning.plans import Plan
-from scap.pruning.surgery import Surgery
+from scap.pruning.trials import Surgery
 
 
 class Sizes:
@@ -21,7 +21,7 @@ class Sizes:
 
     def __init__(self, network: nn.Module, example: Example) -> None:
         with undisturbed(network):
-            self.graph = Surgery(network, example).graph
+            self.graph = Surgery(network, example, coupled=True).graph  # of layers that go alone, too
         self.macs = layer_macs(network, example)
         self.shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         self.full = count_operations(network, example)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
-from scap.models.layers import conv_layers, refresh_sizes, replace_tensors
+from scap.models.layers import refresh_sizes, replace_tensors, weighted_layers
 from scap.pruning.plans import Plan
 
 NOT_FITTING = "its weights do not fit the network built for it"
@@ -123,14 +123,15 @@ def _create_biases(network: nn.Module, found: dict[str, Tensor]) -> None:
 
 
 def _check_rows(network: nn.Module, found: dict[str, Tensor], plan: Plan) -> None:
-    convs = conv_layers(network)
-    for layer in plan.keys() - convs.keys():
-        raise ScapError(f"{NOT_FITTING}: its plan names layer {layer!r}, which is no ungrouped convolution")
-    for layer, conv in convs.items():
-        kept = plan.get(layer, range(conv.out_channels))
+    layers = weighted_layers(network)
+    for layer in plan.keys() - layers.keys():
+        raise ScapError(f"{NOT_FITTING}: its plan names layer {layer!r}, which is no convolution or linear layer")
+    for layer, module in layers.items():
+        channels = len(module.weight)
+        kept = plan.get(layer, range(channels))
         weight = found.get(f"{layer}.weight" if layer else "weight")
-        if weight is not None and (len(weight) != len(kept) or max(kept, default=-1) >= conv.out_channels):
-            words = f"{len(weight)} output channels there, {len(kept)} of {conv.out_channels} by its plan"
+        if weight is not None and (len(weight) != len(kept) or max(kept, default=-1) >= channels):
+            words = f"{len(weight)} output channels there, {len(kept)} of {channels} by its plan"
             raise ScapError(f"{NOT_FITTING}: {layer!r} has {words}")
 
 

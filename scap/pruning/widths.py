@@ -1,20 +1,32 @@
 """How many channels each layer keeps: by a budget, or the same share of every layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from scap.checks import check_number
 from scap.errors import ScapError
 from scap.models.inputs import Example
-from scap.models.layers import conv_layers
-from scap.pruning.plans import Plan, layer_scores, plan_at
+from scap.models.layers import weighted_layers
+from scap.pruning.copies import copied
+from scap.pruning.cut import cut
+from scap.pruning.latency import measure_latency
+from scap.pruning.plans import Plan, layer_scores, plan_of_widths
 from scap.pruning.sizes import Sizes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class BudgetPlan(dict[str, list[int]]):
+    """A plan, and what it was found for: `threshold`, and `reached`, the shares of the whole network that it leaves."""
+
+    threshold: float
+    reached: dict[str, float]
 
 
 def plan_for(
@@ -24,45 +36,111 @@ def plan_for(
     *,
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
     multiple: int = 1,
     min_channels: int = 1,
-) -> Plan:
+    floors: Mapping[str, int] | None = None,
+    ignore: Collection[str] = (),
+    threads: int | None = None,
+) -> BudgetPlan:
     """The channels of a score table that a budget leaves room for: the plan at the lowest threshold that meets it.
+
+    Where several budgets are given, all hold.
 
     Args:
         table: Score table of `score_network`.
         network: The network that was scored.
         example: An input of it, (N, channels, H, W).
         macs: Share of the multiply-accumulate operations that may be left, in (0, 1].
-        params: Share of the parameters that may be left, in (0, 1]; both hold where both are given.
+        params: Share of the parameters that may be left, in (0, 1].
+        latency: Share of the time that the example may take, in (0, 1], as `measure_latency` finds it here, by cutting and
+            measuring in a bisection.
         multiple: Numbers of channels are rounded up to a multiple of this.
         min_channels: A layer keeps so many channels at least, or all that it has.
+        floors: As `min_channels`, for single layers.
+        ignore: Layers that keep all their channels; they are not in the plan.
+        threads: Of the measurements.
 
     Returns:
-        Layer -> the output channels that it keeps, increasing.
+        Layer -> the output channels that it keeps, increasing: a dict with the attributes `threshold` and `reached`, the
+        shares of `macs`, `params` and, where it was measured, `latency` that are left.
 
     Raises:
-        ScapError: Where no budget is given, and where no threshold meets it, with what the smallest plan leaves.
+        ScapError: Where no budget is given, for layers that the table does not have, and where no threshold meets the
+            budget, with what the smallest plan leaves.
 
     Example:
         >>> import scap, torch
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
         >>> criterion = scap.CriterionSettings(terms={"l1": 1})
         >>> table = scap.score_network(network, torch.rand(1, 3, 8, 8), criterion=criterion)
-        >>> [len(kept) for kept in scap.plan_for(table, network, torch.rand(1, 3, 8, 8), macs=0.5).values()]
-        [4]
+        >>> plan = scap.plan_for(table, network, torch.rand(1, 3, 8, 8), macs=0.5)
+        >>> [len(kept) for kept in plan.values()], plan.reached["macs"]
+        ([4], 0.5)
     """
-    sizes, budgets = Sizes(network, example), _budgets(macs, params)
-    meets = sizes.meets(budgets)
-    thresholds = np.unique(np.concatenate(list(layer_scores(table).values()))).clip(0, 1)
+    timed = {} if latency is None else _budgets(latency=latency)
+    budgets = _budgets(macs=macs, params=params) if macs is not None or params is not None or not timed else {}
+    scores, floors = _chosen(layer_scores(table), floors, ignore)
+    table = table[table["layer"].isin(scores)]
+    sizes = Sizes(network, example)
+    thresholds = np.unique(np.concatenate(list(scores.values()))).clip(0, 1)
 
     def plan(index: int) -> Plan:
-        return plan_at(table, float(thresholds[index]), multiple, min_channels=min_channels)
+        reaching = {layer: int((values >= thresholds[index]).sum()) for layer, values in scores.items()}
+        widths = {layer: max(count, floors.get(layer, 1)) for layer, count in reaching.items()}
+        return plan_of_widths(table, widths, multiple, min_channels=min_channels)
 
-    smallest = plan(len(thresholds) - 1)
-    if not meets(smallest):
-        _refuse(sizes, smallest, budgets)
-    return plan(_first(lambda index: meets(plan(index)), len(thresholds)))
+    last, meets = len(thresholds) - 1, sizes.meets(budgets)
+    if not meets(plan(last)):
+        _refuse(sizes, plan(last), budgets)
+    found = _first(lambda index: meets(plan(index)), len(thresholds))
+    reached = {}
+    if latency is not None:
+        stopwatch = Stopwatch(network, example, sizes, threads)
+        if stopwatch.share(plan(last)) > latency:
+            least = f"{stopwatch.share(plan(last)):.2f} of the time"
+            raise ScapError(f"the budget cannot be met: the smallest plan takes {least}; raise it, or prune more layers")
+        found += _first(lambda index: stopwatch.share(plan(found + index)) <= latency, len(thresholds) - found)
+        reached["latency"] = stopwatch.share(plan(found))
+    chosen = BudgetPlan(plan(found))
+    chosen.threshold = float(thresholds[found])
+    chosen.reached = {key: value / sizes.full[key] for key, value in sizes.of(chosen).items()} | reached
+    return chosen
+
+
+def _chosen(
+    scores: dict[str, NDArray[np.float64]], floors: Mapping[str, int] | None, ignore: Collection[str]
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
+    """The scores of the layers that may be pruned, and the checked floors."""
+    ignore = [ignore] if isinstance(ignore, str) else list(ignore)
+    for key, layers in (("floors", list(floors or {})), ("ignore", ignore)):
+        if unknown := [layer for layer in layers if layer not in scores]:
+            near = get_close_matches(unknown[0], scores, 1)
+            hint = f"; do you mean {near[0]!r}?" if near else f"; it has {', '.join(list(scores)[:5])} ..."
+            raise ScapError(f"{key}: the score table has no layer {unknown[0]!r}{hint}")
+    for layer, floor in (floors or {}).items():
+        check_number(floor, f"floors: layer {layer}", 1, whole=True)
+    left = {layer: values for layer, values in scores.items() if layer not in ignore}
+    if not left:
+        raise ScapError("ignore: it names all layers of the score table; leave one to be pruned")
+    return left, dict(floors or {})
+
+
+class Stopwatch:
+    """The time that a network takes under a plan, as a share of its own; each plan is measured once."""
+
+    def __init__(self, network: nn.Module, example: Example, sizes: Sizes, threads: int | None) -> None:
+        self.network, self.example, self.sizes, self.threads = network, example, sizes, threads
+        self.shares: dict[str, float] = {}
+
+    def share(self, plan: Plan) -> float:
+        key = repr(plan)
+        if key not in self.shares:
+            smaller = cut(copied(self.network), self.sizes.graph.slices(plan))
+            measured = measure_latency(smaller, self.example, other=self.network, threads=self.threads, repeats=15)
+            assert measured.ratio is not None
+            self.shares[key] = measured.ratio
+        return self.shares[key]
 
 
 def uniform_widths(
@@ -75,14 +153,14 @@ def uniform_widths(
     multiple: int = 1,
     min_channels: int = 1,
 ) -> dict[str, int]:
-    """Channels per layer when all keep the same share, the largest that meets the budgets (shares left, in (0, 1]).
+    """Channels per layer (or group) when all keep the same share, the largest that meets the budgets (shares left, in (0, 1]).
 
     Widths are rounded down to a `multiple`, at least one of it and at least `min_channels`, at most the whole layer.
     Raises ScapError where the smallest widths do not meet the budgets.
     """
-    sizes, budgets = Sizes(network, example), _budgets(macs, params)
-    meets, convolutions = sizes.meets(budgets), conv_layers(network)
-    totals = {layer: convolutions[layer].out_channels for layer in layers}
+    sizes, budgets = Sizes(network, example), _budgets(macs=macs, params=params)
+    meets, modules = sizes.meets(budgets), weighted_layers(network)
+    totals = {layer: len(modules[layer].weight) for layer in layers}
     floor = -(-max(multiple, min_channels) // multiple) * multiple
     steps = sorted({count / total for total in totals.values() for count in range(1, total + 1)}, reverse=True)
 
@@ -99,8 +177,8 @@ def uniform_widths(
     return {layer: len(kept) for layer, kept in chosen.items()}
 
 
-def _budgets(macs: float | None, params: float | None) -> dict[str, float]:
-    budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
+def _budgets(**given: float | None) -> dict[str, float]:
+    budgets = {key: share for key, share in given.items() if share is not None}
     if not budgets:
         raise ScapError("no budget is given; say macs= or params=, the share that is left")
     for key, share in budgets.items():

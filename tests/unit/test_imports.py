@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # A room may import from those before it, and from itself.
 BASE = ("errors", "published", "checks", "settings", "reading", "writing", "tensors", "models.names", "data.sources")
-ORDER = (*BASE, "data.torchvision_cure", "models", "data", "pruning", "training", "criterion")
+ORDER = (*BASE, "data.torchvision_cure", "models", "data", "pruning", "training", "criterion", "torch_pruning")
 ALONE = {
     "figures": ("errors", "published", "reading", "writing", "models.names")
 }  # what figures may import beside their own room

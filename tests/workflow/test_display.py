@@ -49,6 +49,21 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line.split("] ", 1)[-1] for line in capsys.readouterr().err.splitlines()]
 
 
+def test_of_many_jobs_every_tenth_part_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(os.environ, QUIET_JOBS, "")
+    display = Display(SimpleNamespace(local_exec=True))
+    display.emit(record(LogEvent.RUN_INFO, stats={"prune": 100, "evaluate": 100, "total": 200}))
+    for number in range(100):
+        display.emit(started(number, "prune"))
+        display.emit(ended(number))
+    display.close()
+    assert lines(capsys) == [
+        "200 jobs: prune 100, evaluate 100",
+        *(f"{done} of 200 jobs ({done // 2}%) done" for done in (20, 40, 60, 80)),
+        "100 of 200 jobs (50%) done: prune (100 jobs)",
+    ]
+
+
 def test_without_a_terminal_a_rule_is_told_when_it_is_through(shown, capsys):
     for each in (started(1, "data"), ended(1), started(2, "spectrum", layer="a"), started(3, "spectrum", layer="b"), ended(3)):
         shown.emit(each)
@@ -67,7 +82,7 @@ def test_a_long_job_is_told_from_time_to_time(shown, capsys, tmp_path):
     assert lines(capsys) == ["3 jobs: data 1, spectrum 2"]
     view.pause = view.last = 0
     view.status()
-    assert lines(capsys) == ["baseline tiny 0: epoch 3 of 8, loss 1.2, 0:42 left"]
+    assert lines(capsys) == ["0 of 3 jobs (0%) done; baseline tiny 0: epoch 3 of 8, loss 1.2, 0:42 left"]
     pauses = []
     for _ in range(12):
         view.last, view.pause = -module.LONGEST_STATUS * 2, view.pause or module.FIRST_STATUS

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, NUMBE
 from workflow.records import export_records
 
 BASE = Path(workflow.basedir)
+# Threads of a job that wait for each other leave their core meanwhile: spinning, they crawl on a machine with other work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 try:
     checked = load_configuration(BASE / "config", workflow.overwrite_configfiles, workflow.config_settings.config)

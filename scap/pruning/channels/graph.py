@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, mapped, tensors_of
+from scap.pruning.channels.coupling import Group, groups_of, link_grouped
 from scap.pruning.channels.ledger import Block, Groups, Ids, Ledger
 from scap.pruning.channels.products import layer_of
 from scap.pruning.channels.tracing import Tracing
@@ -24,12 +25,14 @@ class Graph:
 
     `groups` are the sets of slices that can only be removed together; they are found for all layers, whether they can be
     pruned alone or not. Branches that only training runs count like all others (not with `training` off). `norms`: layer ->
-    the batch norm that alone reads its outputs.
+    the batch norm that alone reads its outputs. With `coupled`, groups of layers are what is removed: grouped convolutions
+    lose whole groups, linear layers are pruned too.
     """
 
-    def __init__(self, network: nn.Module, example: Example, training: bool = True) -> None:
-        self.network, self.ledger = network, Ledger()
-        self.convolutions = {name: module for name, module in network.named_modules() if isinstance(module, _ConvNd)}
+    def __init__(self, network: nn.Module, example: Example, training: bool = True, coupled: bool = False) -> None:
+        self.network, self.ledger, self.coupled = network, Ledger(coupled), coupled
+        kinds = (_ConvNd, nn.Linear) if coupled else (_ConvNd,)
+        self.layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
         self.example = example
         self.tensors = dict(network.named_parameters()) | dict(network.named_buffers())
         evaluated = Tracing(network, self.ledger)
@@ -38,11 +41,13 @@ class Graph:
         self.norms = evaluated.norms
         self.untrained = self._train(example) if training else None
         self.trains_more = self.used != evaluated.used
+        if coupled:
+            link_grouped(self.ledger, self.tensors)
         self.groups = Groups(self.ledger)
 
     def reaching(self, module: str) -> set[str]:
         """The layers whose channels the operations in a module (not those in its children) read."""
-        tracing = Tracing(self.network, Ledger(self.ledger.blocks), watch=module)
+        tracing = Tracing(self.network, Ledger(self.coupled, self.ledger.blocks), watch=module)
         tracing.follow(self.network, self.example)
         met = set(tracing.met)
         return {layer_of(block.name) for block in self.ledger.of("rows") if not met.isdisjoint(block.ids.tolist())}
@@ -83,14 +88,53 @@ class Graph:
         return [name for name, module in self.network.named_modules() if _has_weights(module) and name not in seen]
 
     def obstacle(self, layer: str) -> str | None:
-        """Why the output channels of a convolution cannot be removed alone, or None."""
-        for check in (self._kind, self._use, self._group, self._training):
+        """Why the output channels of a layer cannot be removed, alone or (`coupled`) with its group, or None."""
+        checks = (self._use, self._coupled) if self.coupled else (self._kind, self._use, self._group)
+        for check in (*checks, self._training):
             if reason := check(layer):
                 return reason
         return None
 
+    @cached_property
+    def together(self) -> dict[str, Group]:
+        """Layer -> the group that it belongs to."""
+        order = {name: place for place, (name, _) in enumerate(self.network.named_modules())}
+        return {layer: group for group in groups_of(self.groups, order) for layer in group.members}
+
+    def name_of(self, layer: str) -> str:
+        """The layer that plans name a layer's group by; its own name where it goes alone, nothing where there is none."""
+        if not self.coupled:
+            return layer
+        return (self.together[layer].name or "") if layer in self.together else ""
+
+    def units(self, layer: str) -> Ids:
+        """(K,) which unit each output channel of a layer belongs to: what is removed at once."""
+        return self.together[layer].members[layer] if self.coupled else np.arange(self.rows(layer).size)
+
+    def whole(self, plan: Plan) -> Plan:
+        """The plan of every layer that loses channels by `plan`, which may name a group by its first layer."""
+        found: Plan = {}
+        for layer, kept in plan.items():
+            found |= self.together[layer].keeping(layer, kept)
+        return found
+
+    def _coupled(self, layer: str) -> str | None:
+        group = self.together[layer]
+        for found in group.classes.tolist():
+            if reason := self.groups.obstacles.get(found):
+                return f"its channels {reason}"
+        if len(group.classes) < 2:
+            return "its channels can only go all at once"
+        if group.name is None:
+            first, *others = group.members
+            return f"it shares its channels with {others[0] if first == layer else first!r}, and no layer holds all of these"
+        module = self.layers.get(group.name)
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            return f"it goes with {group.name!r}, no two-dimensional convolution or linear layer"
+        return None
+
     def _kind(self, layer: str) -> str | None:
-        conv = self.convolutions[layer]
+        conv = self.layers[layer]
         if not isinstance(conv, nn.Conv2d):
             return f"it is a {type(conv).__name__}, no two-dimensional convolution"
         return f"it is grouped (groups={conv.groups})" if conv.groups > 1 else None
@@ -126,32 +170,22 @@ class Graph:
         return f"{unused[0]!r} may read its channels in training, and {self.untrained}"
 
     def rows(self, layer: str) -> Block:
-        """The output channels of a convolution."""
-        dim = int(self.convolutions[layer].transposed)
-        return self.ledger.blocks["rows", f"{layer}.weight" if layer else "weight", dim]
-
-    def readers(self, layer: str) -> dict[str, list[Ids]]:
-        """What reads a layer: name of a weight -> for each output channel of `layer` its positions along the weight's inputs.
-
-        A linear layer behind a flattened map has several positions a channel; what reads none of it is left out.
-        """
-        own = self.groups.of(self.rows(layer).ids)
-        found = {}
-        for block, held, groups in self.groups.holders(own.tolist()):
-            if block.kind == "columns":
-                found[block.name] = [np.flatnonzero(held & (groups == group)) for group in own]
-        return found
+        """The output channels of a layer; a linear layer's may be either dimension of its weight."""
+        name, transposed = f"{layer}.weight" if layer else "weight", int(getattr(self.layers[layer], "transposed", False))
+        found = (self.ledger.blocks.get(("rows", name, dim)) for dim in (transposed, 1 - transposed))
+        return next(block for block in found if block is not None)
 
     def slices(self, plan: Plan) -> Slices:
         """What stays of each parameter and buffer when the layers of a plan keep only the plan's channels."""
         removed: set[int] = set()
         for layer, kept in plan.items():
-            removed |= set(self.groups.of(np.delete(self.rows(layer).ids, kept)).tolist())
+            own = self.groups.of(self.rows(layer).ids)
+            removed |= set(own.tolist()) - set(own[list(kept)].tolist())
         found: Slices = {}
         for block, held, _ in self.groups.holders(removed):
             if block.kind == "elements":
                 found |= self._entries(block, held)
-            elif block.dim is not None:
+            elif block.kind != "grouped" and block.dim is not None:
                 found[block.name, block.dim] = np.flatnonzero(~held)
         return found
 

@@ -45,12 +45,18 @@ class Block:
 
 @dataclass
 class Ledger:
-    """Blocks of ids, links between ids, and obstacles: why a channel cannot be removed at all."""
+    """Blocks of ids, links between ids, and obstacles: why a channel cannot be removed at all.
 
+    With `coupled`, layer norms do not stand in the way: of what stays they take the statistics again. `normalised` has the
+    channels that they read.
+    """
+
+    coupled: bool = False
     blocks: dict[tuple[str, str, int | None], Block] = field(default_factory=dict)
     fixed: set[int] = field(default_factory=set)
     links: list[Ids] = field(default_factory=list)
     obstacles: list[tuple[Ids, str]] = field(default_factory=list)
+    normalised: list[tuple[Ids, str]] = field(default_factory=list)
     _next: int = 1  # 0: nothing that has a number
     _next_element: int = ELEMENTS
 
@@ -83,10 +89,18 @@ class Ledger:
 
     def forbid(self, ids: Tensor, reason: str) -> None:
         """The channels among `ids` cannot be removed; `reason` completes "its channels ..."."""
-        channels = torch.unique(ids)
-        channels = channels[(channels > 0) & (channels < ELEMENTS)]
-        if len(channels):
-            self.obstacles.append((channels.cpu().numpy().astype(np.int64), reason))
+        if len(channels := _channels(ids)):
+            self.obstacles.append((channels, reason))
+
+    def note_norm(self, ids: Tensor, words: str) -> None:
+        """The channels among `ids` are normalised together; `words` completes "its channels ..."."""
+        if len(channels := _channels(ids)):
+            self.normalised.append((channels, words))
+
+
+def _channels(ids: Tensor) -> Ids:
+    found = torch.unique(ids)
+    return found[(found > 0) & (found < ELEMENTS)].cpu().numpy().astype(np.int64)
 
 
 class Groups:
@@ -111,14 +125,19 @@ class Groups:
 
     @cached_property
     def obstacles(self) -> dict[int, str]:
-        """The first reason why a group cannot be removed, by group."""
+        """Why a group cannot be removed, by group: the first reason, those of attention before others."""
         found: dict[int, str] = {}
-        for ids, reason in self.ledger.obstacles:
+        for ids, reason in sorted(self.ledger.obstacles, key=lambda each: "attention heads" not in each[1]):
             for group in self.of(ids):
                 found.setdefault(int(group), reason)
         for block in self.ledger.of("fixed"):
             found.setdefault(int(self.of(block.ids)[0]), f"are combined with {block.name}")
         return found
+
+    @cached_property
+    def normalised(self) -> dict[int, str]:
+        """Group -> the layer norm that reads it together with others."""
+        return {int(group): words for ids, words in self.ledger.normalised for group in self.of(ids)}
 
     @cached_property
     def grouped(self) -> dict[int, str]:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from scap.pruning.channels.calls import Call, channel_vector, join
 from scap.pruning.channels.shadow import compact, varies
@@ -49,11 +49,20 @@ def layer_norm(call: Call) -> None:
     if labels is None:
         return
     last = range(labels.ndim - len(call.args["normalized_shape"]), labels.ndim)
-    if _keeps_shape(call, labels, list(last), f"are normalised together by {call}"):
-        for key in ("weight", "bias"):
-            own = call.read(call.args.get(key))
-            if own is not None:
-                join(call, labels, own.expand(labels.shape))
+    if call.ledger.coupled and len(last) == 1 and isinstance(call.modules.modules[call.modules.innermost], nn.LayerNorm):
+        words = f"are normalised together by {call}, over those that stay"
+        call.ledger.note_norm(compact(labels), words)
+        call.shadow.write(call.outs[0], labels)
+        _link_scales(call, labels)
+    elif _keeps_shape(call, labels, list(last), f"are normalised together by {call}"):
+        _link_scales(call, labels)
+
+
+def _link_scales(call: Call, labels: Tensor) -> None:
+    for key in ("weight", "bias"):
+        own = call.read(call.args.get(key))
+        if own is not None:
+            join(call, labels, own.expand(labels.shape))
 
 
 def group_norm(call: Call) -> None:

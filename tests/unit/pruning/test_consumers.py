@@ -1,5 +1,6 @@
 """Consumers: found by the graph of the surgery, believed only when running the network agrees."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,9 +124,12 @@ def test_what_cannot_be_told_is_an_obstacle_in_words(kind):
     assert message in readers.obstacle
 
 
-def claimed(monkeypatch, **inputs):
-    """A graph that says by itself what reads each layer."""
-    said = {layer: module._Reads(reads, {}, dict.fromkeys(reads)) for layer, reads in inputs.items()}
+def claimed(monkeypatch, channels, **inputs):
+    """A graph that says by itself what reads each layer; `channels` of each."""
+    said = {
+        layer: module._Reads(np.arange(count), reads, {}, dict.fromkeys(reads))
+        for (layer, reads), count in zip(inputs.items(), channels, strict=True)
+    }
     monkeypatch.setattr(module, "_reads", lambda graph, layer: said[layer])
 
 
@@ -172,7 +176,7 @@ UNTRUE = {
 @pytest.mark.parametrize("kind", UNTRUE)
 def test_a_wrong_graph_is_not_believed(kind, monkeypatch):
     network, reads, message = UNTRUE[kind]
-    claimed(monkeypatch, a={"c": reads})
+    claimed(monkeypatch, [4], a={"c": reads})
     assert message in (found(network)[0].obstacle or "")
 
 
@@ -186,7 +190,7 @@ def test_one_contradiction_leaves_other_layers_alone(monkeypatch):
     names = {"d": (5, 6), "e": (6, 4), "f": (3, 7), "g": (7, 4)}
     more = {name: nn.Conv2d(inputs, outputs, 1) for name, (inputs, outputs) in names.items()}
     network = after(wire, s=nn.ChannelShuffle(2), **more).eval()
-    claimed(monkeypatch, a={"c": straight(4)}, c={"d": straight(5)}, d={"e": straight(6)}, f={"g": straight(7)})
+    claimed(monkeypatch, [4, 5, 6, 7], a={"c": straight(4)}, c={"d": straight(5)}, d={"e": straight(6)}, f={"g": straight(7)})
     readers = find_consumers(network, ["a", "c", "d", "f"], torch.randn(1, 3, 8, 8))
     assert {layer: each.obstacle for layer, each in readers.items()} == {"a": ORDER, "c": None, "d": None, "f": None}
     assert [consumer.name for layer in "cdf" for consumer in readers[layer].consumers] == ["d", "e", "g"]

@@ -1,5 +1,6 @@
 """The examples of the documentation run, on tiny data."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,31 @@ def test_efficientnet_lite0_knows_the_classes_of_imagenet(tmp_path):
     with torch.no_grad():
         logits = network(normalise(photos.test.take(torch.tensor([0, 1])), photos.mean, photos.std, "cpu"))
     assert logits.argmax(1).tolist() == [698, 985]
+
+
+def test_unet_learns_to_tell_digits_apart_and_keeps_it_when_pruned(tmp_path):
+    """Without learning, all is background: a third of the classes."""
+    spec = importlib.util.spec_from_file_location("unet_digits", ROOT / "docs" / "examples" / "unet_digits.py")
+    unet = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unet)
+    file = tmp_path / "unet.safetensors"
+    tiny = ("--count", "192", "--width", "4", "--epochs", "10", "--share", "0.6", "--file", str(file))
+    rows = {row.pop("step"): row for row in unet.main([*tiny])}
+    assert list(rows) == ["trained", "pruned", "fine-tuned", "loaded"]
+    assert rows["trained"]["overlap"] > 36
+    assert rows["pruned"]["overlap"] > rows["trained"]["overlap"] - 5
+    assert rows["fine-tuned"]["overlap"] > rows["trained"]["overlap"] - 3
+    assert rows["loaded"] == rows["fine-tuned"]
+    assert 0.5 * rows["trained"]["macs"] < rows["pruned"]["macs"] <= 0.6 * rows["trained"]["macs"]
+
+
+def test_canvases_for_testing_hold_other_digits():
+    """And the labels are strokes: bright, and of a class for each half of the digits."""
+    spec = importlib.util.spec_from_file_location("unet_digits", ROOT / "docs" / "examples" / "unet_digits.py")
+    unet = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unet)
+    images, labels = unet.canvases(8, 0, training=True)
+    assert not torch.equal(unet.canvases(8, 0, training=False)[0], images)
+    assert (images[:, 0][labels > 0] >= 0).all()
+    assert (images[:, 0][labels == 0] < 0).all()
+    assert labels.unique().tolist() == [0, 1, 2]

@@ -1,0 +1,108 @@
+"""Iterative pruning: prune, train, score again."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from scap.checks import check_number
+from scap.criterion.score import score_network
+from scap.criterion.settings import AutoencoderSettings, CriterionSettings
+from scap.errors import ScapError
+from scap.pruning.counting import count_operations
+from scap.pruning.history import applied
+from scap.pruning.plans import Plan
+from scap.pruning.prune import prune_network
+from scap.pruning.widths import plan_for
+
+Train = Callable[[nn.Module], Any]
+
+
+def prune_in_rounds(
+    network: nn.Module,
+    images: Tensor,
+    rounds: int,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    train: Train | None = None,
+    criterion: CriterionSettings | None = None,
+    autoencoder: AutoencoderSettings | None = None,
+    layers: Sequence[str] | None = None,
+    coupled: bool = False,
+    compensate: str = "none",
+    multiple: int = 1,
+    min_channels: int = 1,
+    floors: Mapping[str, int] | None = None,
+    ignore: Collection[str] = (),
+    report: Callable[[dict[str, float]], None] | None = None,
+) -> tuple[nn.Module, Plan]:
+    """Prune in several rounds, each by scores of the network that the round before left.
+
+    After round r of n a network has the share macs^(r/n) of its operations, so that each round removes as large a part of
+    what is there.
+
+    Args:
+        network: Any module; it is not altered.
+        images: Calibration images (N, channels, H, W), normalised as in training, on the network's device.
+        rounds: How many.
+        macs: Share of the multiply-accumulate operations that is left in the end, in (0, 1].
+        params: Share of the parameters that is left in the end; both hold where both are given.
+        train: Called with the network after each cut, such as `lambda network: scap.finetune(network, data, settings)`;
+            it trains in place.
+        criterion: As in `score_network`.
+        autoencoder: As in `score_network`.
+        layers: As in `score_network`.
+        coupled: As in `score_network` and `prune_network`: channels that go together are pruned too.
+        compensate: As in `prune_network`.
+        multiple: As in `plan_for`.
+        min_channels: As in `plan_for`.
+        floors: As in `plan_for`.
+        ignore: As in `plan_for`.
+        report: Receives after each round `round` (from 1), `macs` and `params`, the shares that are left.
+
+    Returns:
+        The pruned network in evaluation mode, and the one plan that does what all rounds did, by the channels' numbers in
+        the unpruned network. `save_network` writes it beside the weights without being told.
+
+    Raises:
+        ScapError: As score_network, plan_for and prune_network; where the budget of a round cannot be met, it says of which.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        >>> criterion, images = scap.CriterionSettings(terms={"l1": 1}), torch.rand(16, 3, 8, 8)
+        >>> smaller, plan = scap.prune_in_rounds(network, images, 2, macs=0.5, criterion=criterion)
+        >>> smaller[0].out_channels, len(plan["0"])
+        (4, 4)
+    """
+    check_number(rounds, "rounds", 1, whole=True)
+    budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
+    for key, share in budgets.items():
+        check_number(share, key, 0, 1)
+    full = count_operations(network, images[:1])
+    pruned = network
+    for number in range(1, rounds + 1):
+        table = score_network(pruned, images, layers=layers, criterion=criterion, autoencoder=autoencoder, coupled=coupled)
+        before = count_operations(pruned, images[:1])
+        left = {key: min(1.0, share ** (number / rounds) * full[key] / before[key]) for key, share in budgets.items()}
+        try:
+            plan = plan_for(
+                table,
+                pruned,
+                images[:1],
+                **left,
+                multiple=multiple,
+                min_channels=min_channels,
+                floors=floors,
+                ignore=ignore,
+            )
+        except ScapError as error:
+            raise ScapError(f"round {number} of {rounds}: {error}") from error
+        pruned = prune_network(pruned, plan, images, compensate=compensate, coupled=coupled)
+        if train is not None:
+            train(pruned)
+        after = count_operations(pruned, images[:1])
+        if report is not None:
+            report({"round": number, "macs": after["macs"] / full["macs"], "params": after["params"] / full["params"]})
+    return pruned.eval(), applied(pruned) or {}

@@ -1,0 +1,167 @@
+"""How long a network takes on this machine, alone or against another one in alternation."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from scap.checks import check_number
+from scap.errors import ScapError
+from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.pruning.copies import first_line
+
+Runnable = nn.Module | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What measure_latency found; times in seconds of one call, which is one batch."""
+
+    median: float
+    spread: float  # between the quartiles
+    images: int  # of a batch
+    threads: int
+    device: str
+    repeats: int
+    other: float | None = None  # median of the other network
+    ratio: float | None = None  # median over pairs of calls: time of the network / time of the other
+    ratio_spread: float | None = None  # between the quartiles
+
+    def __str__(self) -> str:
+        text = f"{1e3 * self.median:.3g} ms ± {1e3 * self.spread / 2:.2g} for {self.images} images on {self.device}"
+        against = f", {self.ratio:.3f} of the other's" if self.ratio is not None else ""
+        return f"{text}, {self.threads} threads{against}"
+
+
+def measure_latency(
+    network: Runnable,
+    example: Example,
+    *,
+    other: Runnable | None = None,
+    threads: int | None = None,
+    warmup: int = 3,
+    repeats: int = 30,
+) -> Latency:
+    """The time of a forward pass, in evaluation mode and without gradients.
+
+    Against `other` the two are called in turns, so that a drift of the machine meets both alike: the ratio holds where the
+    times do not.
+
+    Args:
+        network: Any module, compiled or not, or a function of the example. It is not altered.
+        example: An input: a tensor (N, channels, H, W), or a tuple or dict of all arguments. N images are one call.
+        other: What to compare with, such as the network before pruning.
+        threads: Of torch on the CPU while it is measured; as they are by default.
+        warmup: Calls that are not counted.
+        repeats: Calls that are.
+
+    Returns:
+        `median` and `spread` (between the quartiles) in seconds, `images`, `threads`, `device`, `repeats`; with `other`
+        its median `other`, and `ratio` and `ratio_spread` of paired calls. A ratio below 1: `network` is faster.
+
+    Raises:
+        ScapError: Where a network does not run on the example, and for numbers that are none.
+
+    Example:
+        >>> import scap, torch
+        >>> wide, narrow = torch.nn.Conv2d(3, 256, 3), torch.nn.Conv2d(3, 16, 3)
+        >>> measured = scap.measure_latency(narrow, torch.zeros(1, 3, 32, 32), other=wide, threads=1)
+        >>> measured.ratio < 1
+        True
+    """
+    for name, value, low in (("threads", threads, 1), ("warmup", warmup, 0), ("repeats", repeats, 1)):
+        if value is not None:
+            check_number(value, name, low, whole=True)
+    runnables = [network] if other is None else [network, other]
+    images = len(first_tensor(example)) if first_tensor(example).ndim else 1
+    device = _device(runnables, example)
+    with ExitStack() as stack:
+        for each in runnables:
+            stack.enter_context(_evaluating(each))
+        stack.enter_context(_quiet(threads))
+        used = torch.get_num_threads()
+        calls = [_call(each, example, device) for each in runnables]
+        times = [[call() for call in calls] for _ in range(warmup + repeats)][warmup:]
+    own, *others = zip(*times, strict=True)
+    found = Latency(statistics.median(own), spread(own), images, used, str(device), repeats)
+    return found if other is None else _against(found, own, others[0])
+
+
+def _against(found: Latency, own: tuple[float, ...], others: tuple[float, ...]) -> Latency:
+    ratios = [time / against for time, against in zip(own, others, strict=True)]
+    values = vars(found) | {"other": statistics.median(others), "ratio": statistics.median(ratios)}
+    return Latency(**values | {"ratio_spread": spread(ratios)})
+
+
+def spread(values: Any) -> float:
+    """Between the quartiles; 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    first, _, third = statistics.quantiles(values, n=4)
+    return third - first
+
+
+def _device(runnables: list[Runnable], example: Example) -> torch.device:
+    """Of the first network, or of the example where there are functions only."""
+    for each in runnables:
+        if isinstance(each, nn.Module):
+            return device_and_precision(each)[0]
+    return first_tensor(example).device
+
+
+def _call(runnable: Runnable, example: Example, device: torch.device) -> Callable[[], float]:
+    """A function that runs it once and gives the seconds; ScapError where it does not run."""
+    if isinstance(runnable, nn.Module):
+        example = fitted(example, *device_and_precision(runnable))
+
+    def timed() -> float:
+        _wait(device)
+        start = time.perf_counter()
+        run(runnable, example)  # type: ignore[arg-type]  # whatever can be called
+        _wait(device)
+        return time.perf_counter() - start
+
+    try:
+        timed()
+    except Exception as error:  # the user's forward may raise anything
+        raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
+    return timed
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+@contextmanager
+def _evaluating(runnable: Runnable) -> Iterator[None]:
+    """In evaluation mode, each module put back afterwards."""
+    training = [module for module in runnable.modules() if module.training] if isinstance(runnable, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _quiet(threads: int | None) -> Iterator[None]:
+    """Without gradients and garbage collection, with so many threads."""
+    before, collects = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(threads or before)
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(before)
+        if collects:
+            gc.enable()

@@ -1,0 +1,206 @@
+"""Fine-tuning of any network on any data: batches, loss and evaluation are the caller's; one process or several."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from scap.errors import ScapError
+from scap.models.inputs import Example, described, device_and_precision, mapped, run
+from scap.pruning.copies import check_network, first_line
+from scap.training.loop import _deterministic, _place, _Run, _start, _update_average
+from scap.training.optimiser import set_learning_rate
+from scap.training.processes import Shares, equal_everywhere, mean_over_processes, parallel, processes
+from scap.training.progress import History
+from scap.training.settings import TrainingSettings, learning_rate_at
+
+Loss = Callable[[Any, Any], Tensor]
+Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
+OF_IMAGES = ("flip", "crop", "cutout", "padding", "alternating_flip", "small_images", "distillation")
+
+
+def finetune(
+    network: nn.Module,
+    data: Any,
+    settings: TrainingSettings,
+    *,
+    loss: Loss | None = None,
+    evaluate: Evaluate | None = None,
+    seed: int = 0,
+    report: Callable[[dict[str, float]], None] | None = None,
+) -> History:
+    """Train a network in place, on its device: classification by default, any other task with a `loss` of your own.
+
+    Under torchrun, after torch.distributed.init_process_group, the processes share each batch (DistributedDataParallel;
+    batch norms see the whole batch) and end with equal weights: those of one process up to rounding.
+
+    Args:
+        network: Any module, pruned or not.
+        data: A pair of tensors (inputs, targets) or a data set of such pairs, which are batched and shuffled; or a
+            DataLoader, or list, of batches (inputs, targets), used as they come. A tuple or dict as inputs holds all
+            arguments of the network, as for detection networks that take their targets too.
+        settings: Epochs, batch size (over all processes), learning rate and what else concerns the optimiser.
+            Augmentation is the data's.
+        loss: A function of the network's outputs and the targets that gives a mean over images; the cross entropy by
+            default. Over several processes the loss of a batch is the mean of the losses of its equal parts.
+        evaluate: A function of the network, called after each epoch in evaluation mode without gradients: a number, or
+            several by name.
+        seed: Of the order and of what the network and the data draw.
+        report: Receives each row of the history.
+
+    Returns:
+        A row per epoch: `epoch` (from 1), `learning_rate` of the last step, mean `loss`, what `evaluate` gave (one number
+        as `evaluation`), `seconds`. With `ema` the averaged weights are evaluated and kept.
+
+    Raises:
+        ScapError: For data, a loss or an evaluation that do not fit, settings that are for images of a workflow, and where
+            the loss is not finite.
+
+    Example:
+        >>> import scap, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 3))
+        >>> settings = scap.TrainingSettings(epochs=2, batch_size=4, learning_rate=0.01)
+        >>> maps = torch.rand(8, 3, 8, 8), torch.zeros(8, 1, 4, 4)
+        >>> [row["epoch"] for row in scap.finetune(network, maps, settings, loss=torch.nn.functional.mse_loss)]
+        [1, 2]
+    """
+    check_network(network)
+    _check_settings(settings, loss)
+    loss = loss or (
+        lambda outputs, targets: functional.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
+    )
+    batches = _batches(data, settings, seed)
+    device = device_and_precision(network)[0]
+    state = _start(network, None, settings, seed, device)
+    kept = network if state.average is None else state.average
+    history: History = []
+    with parallel(network, device) as trained:
+        for epoch in range(settings.epochs):
+            start = time.perf_counter()
+            with _deterministic(seed + processes().rank, epoch, device):
+                row = {"epoch": epoch + 1, **_epoch(state, trained, batches, loss, epoch, device)}
+            if not math.isfinite(row["loss"]):
+                problem = f"the loss is {row['loss']} in epoch {epoch + 1}"
+                raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")
+            row |= _evaluation(evaluate, kept) if evaluate is not None else {}
+            history.append(row | {"seconds": time.perf_counter() - start})
+            if report is not None:
+                report(history[-1])
+    network.load_state_dict(kept.state_dict())
+    _place(network, device, torch.contiguous_format).eval()
+    return history
+
+
+def _check_settings(settings: TrainingSettings, loss: Loss | None) -> None:
+    defaults = {field.name: field.default for field in fields(settings)} | {"small_images": []}
+    for key in OF_IMAGES if loss is None else (*OF_IMAGES, "label_smoothing"):
+        if getattr(settings, key) != defaults[key]:
+            remedy = "do it in your data set or loss" if key != "distillation" else "let your loss call the teacher"
+            raise ScapError(
+                f"{key}: {getattr(settings, key)!r} is for the trainings of the workflow; leave it out and {remedy}"
+            )
+
+
+def _epoch(
+    state: _Run, network: nn.Module, batches: "_Batches", loss: Loss, epoch: int, device: torch.device
+) -> dict[str, float]:
+    settings, total, seen = state.settings, torch.zeros((), device=device), 0
+    network.train()
+    rate = math.nan
+    for step, batch in enumerate(batches.of_epoch(epoch), epoch * len(batches)):
+        inputs, targets = _placed(batch, device, state.order)
+        rate = learning_rate_at(settings, (step + 0.5) / (settings.epochs * len(batches)))
+        set_learning_rate(state.optimisers, rate)
+        value = _loss_of(network, inputs, targets, loss, state.autocast, device)
+        network.zero_grad()
+        value.backward()
+        for optimiser in state.optimisers:
+            optimiser.step()
+        if state.average is not None:  # a shorter memory at first, as in scap.training.loop
+            _update_average(state.average, state.network, min(settings.ema, (1 + step) / (10 + step)))
+        total += value.detach()
+        seen += 1
+    if not seen:
+        raise ScapError("data: it gave no batch in this epoch; a list or a DataLoader can be read again, an iterator cannot")
+    return {"learning_rate": rate, "loss": mean_over_processes(total / seen)}
+
+
+def _placed(batch: Any, device: torch.device, order: torch.memory_format) -> tuple[Example, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        what = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, Sized) else type(batch).__name__
+        raise ScapError(f"data: a batch is a {what}; it must be a pair (inputs, targets)")
+    inputs, targets = (mapped(lambda tensor: tensor.to(device, non_blocking=True), part) for part in batch)
+    if isinstance(inputs, Tensor) and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=order)
+    return inputs, targets
+
+
+def _loss_of(network: nn.Module, inputs: Example, targets: Any, loss: Loss, autocast: bool, device: torch.device) -> Tensor:
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            outputs = run(network, inputs)
+    except Exception as error:  # the user's forward may raise anything
+        raise ScapError(f"data: the network does not run on a batch {described(inputs)}: {first_line(error)}") from error
+    if autocast:
+        outputs = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, outputs)
+    try:
+        value = loss(outputs, targets)
+    except Exception as error:  # it is the user's
+        raise ScapError(f"loss: it fails on the network's outputs and the targets of a batch: {first_line(error)}") from error
+    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.ndim else f"{value!r}"
+        raise ScapError(f"loss: it gives {found}; it must be one number as a tensor that depends on the network's outputs")
+    return value
+
+
+@torch.no_grad()
+def _evaluation(evaluate: Evaluate, network: nn.Module) -> dict[str, float]:
+    training = network.training
+    found = evaluate(network.eval())
+    network.train(training)
+    named = found if isinstance(found, Mapping) else {"evaluation": found}
+    try:
+        return {str(name): float(value) for name, value in named.items()}
+    except (TypeError, ValueError) as error:
+        raise ScapError(f"evaluate: it gives {found!r}; give a number, or a mapping of names to numbers") from error
+
+
+class _Batches:
+    """What is iterated over in each epoch."""
+
+    def __init__(self, loader: Any, shares: Shares | None) -> None:
+        self.loader, self.shares = loader, shares
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def of_epoch(self, epoch: int) -> Iterator[Any]:
+        sampler: Any = self.shares or getattr(self.loader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):  # a DistributedSampler too
+            sampler.set_epoch(epoch)
+        return iter(self.loader)
+
+
+def _batches(data: Any, settings: TrainingSettings, seed: int) -> _Batches:
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        if len(data[0]) != len(data[1]):
+            raise ScapError(f"data: {len(data[0])} inputs, but {len(data[1])} targets; there must be one for each")
+        data = TensorDataset(*data)
+    if isinstance(data, Dataset) and isinstance(data, Sized):
+        shares = Shares(len(data), settings.batch_size, seed)
+        return _Batches(DataLoader(data, batch_sampler=shares), shares)
+    if not isinstance(data, Iterable) or not isinstance(data, Sized) or not len(data):
+        kind = "holds no batch" if isinstance(data, Sized) else f"{type(data).__name__} has no length"
+        raise ScapError(f"data: {kind}; give (inputs, targets), a data set, or a DataLoader or list of batches")
+    size = getattr(data, "batch_size", None)
+    if size is not None and size * processes().count != settings.batch_size:
+        found = f"{size} in each of {processes().count} processes" if processes().count > 1 else f"{size}"
+        raise ScapError(f"batch_size: {settings.batch_size}, but the loader's batches hold {found}; give the same number")
+    equal_everywhere(len(data), "data: the processes have different numbers of batches; use a DistributedSampler")
+    return _Batches(data, None)

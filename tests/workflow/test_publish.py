@@ -1,0 +1,66 @@
+"""Publishing: small files and models of record go to git, and a fresh clone has them back without any network."""
+
+import os
+
+import pytest
+
+from scap.errors import ScapError
+from tests.conftest import ROOT, Project
+from workflow import publish
+
+TABLE, MODEL = "results/tables/mine.csv", "results/net/seed0/pruned.safetensors"
+
+
+@pytest.fixture
+def project(new_project):
+    project = new_project()
+    with (project / ".gitignore").open("a") as file:
+        file.write("/notes/\n/hook/\n")
+    for name, content in ((TABLE, b"a,b\n1,2\n"), (MODEL, os.urandom(1000))):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).write_bytes(content)
+    project.git("init", "--quiet")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message", "sources")
+    return project
+
+
+def publish_all(project: Project) -> str:
+    return project.python("-m", "workflow.publish", TABLE, MODEL, "--models", "*/pruned.safetensors")
+
+
+def test_a_clone_restores_models_from_the_repository_itself(project, tmp_path):
+    assert "1 files in git, 1 models in DVC" in publish_all(project)
+    project.git("commit", "--quiet", "--message", "published")
+    assert project.git("status", "--porcelain") == ""
+    project.git("clone", "--quiet", str(project.folder), str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    assert (clone / TABLE).read_bytes() == (project / TABLE).read_bytes()
+    assert not (clone / MODEL).exists()
+    assert f"{MODEL}.dvc: restored" in clone.python("-m", "workflow.restore")
+    assert (clone / MODEL).read_bytes() == (project / MODEL).read_bytes()
+    assert "all sound" in clone.python("-m", "workflow.restore", "--check")
+
+
+def test_what_another_remote_holds_stays_out_of_git(project, tmp_path):
+    project.python("-m", "dvc", "remote", "add", "--default", "mine", str(tmp_path / "remote"))
+    publish_all(project)
+    staged = project.git("diff", "--cached", "--name-only").split()
+    assert {TABLE, f"{MODEL}.dvc"} <= set(staged)
+    assert not [name for name in staged if name.startswith("store/")]
+    assert [path.stat().st_size for path in (tmp_path / "remote").rglob("*") if path.is_file()] == [1000]
+
+
+def test_models_in_git_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "STORE", 1500)
+    models = [tmp_path / name for name in ("a", "b")]
+    for model in models:
+        model.write_bytes(os.urandom(1000))
+    publish.check_size(tmp_path / "store", models[:1])
+    with pytest.raises(ScapError, match="name fewer models"):
+        publish.check_size(tmp_path / "store", models)
+
+
+def test_the_models_of_record_fit():
+    stored = [path for path in (ROOT / "store").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in stored) <= publish.STORE
