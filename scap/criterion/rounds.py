@@ -29,6 +29,7 @@ def prune_in_rounds(
     criterion: CriterionSettings | None = None,
     autoencoder: AutoencoderSettings | None = None,
     layers: Sequence[str] | None = None,
+    coupled: bool = False,
     compensate: str = "none",
     multiple: int = 1,
     min_channels: int = 1,
@@ -52,6 +53,7 @@ def prune_in_rounds(
         criterion: As in `score_network`.
         autoencoder: As in `score_network`.
         layers: As in `score_network`.
+        coupled: As in `score_network` and `prune_network`; the composed plan then names every layer of a group.
         compensate: As in `prune_network`.
         multiple: As in `plan_for`.
         min_channels: As in `plan_for`.
@@ -79,7 +81,7 @@ def prune_in_rounds(
     full = count_operations(network, images[:1])
     pruned = network
     for number in range(1, rounds + 1):
-        table = score_network(pruned, images, layers=layers, criterion=criterion, autoencoder=autoencoder)
+        table = score_network(pruned, images, layers=layers, coupled=coupled, criterion=criterion, autoencoder=autoencoder)
         before = count_operations(pruned, images[:1])
         left = {key: min(1.0, share ** (number / rounds) * full[key] / before[key]) for key, share in budgets.items()}
         try:
@@ -95,7 +97,7 @@ def prune_in_rounds(
             )
         except ScapError as error:
             raise ScapError(f"round {number} of {rounds}: {error}") from error
-        pruned = prune_network(pruned, plan, images, compensate=compensate)
+        pruned = prune_network(pruned, plan, images, compensate=compensate, coupled=coupled)
         if train is not None:
             train(pruned)
         after = count_operations(pruned, images[:1])
