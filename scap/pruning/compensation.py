@@ -15,6 +15,7 @@ from scap.errors import ScapError
 from scap.pruning.batch_norms import estimate_batch_norms
 from scap.pruning.consumers import find_consumers
 from scap.pruning.cuts import Cut, find_cuts
+from scap.pruning.history import last_applied
 from scap.pruning.least_squares import RIDGE, Fit, fit
 from scap.pruning.moments import Moments, check_images, chunks, stream
 from scap.pruning.plans import Plan
@@ -69,6 +70,7 @@ def prune_and_compensate(
     if how != "none":
         check_images(images, batch_size)
     pruned = prune_network(network, plan, images[:1], coupled=coupled).eval()
+    plan = last_applied(pruned) or {}  # of each group the layer that it is named by
     table = compensate(network, pruned, plan, images, how, coupled=coupled, batch_size=batch_size, ridge=ridge, report=report)
     return pruned, table
 

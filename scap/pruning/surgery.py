@@ -137,6 +137,7 @@ def prune_network(network: nn.Module, plan: Plan, example: Example, *, coupled: 
     with undisturbed(network):
         if plan:
             surgery = Surgery(network, example, coupled)
+            plan = surgery.named(plan)
             pruned, known = surgery.prune(plan), weighted_layers(network)
             whole = {layer: kept for layer, kept in surgery.whole(plan).items() if layer in known}
         else:

@@ -49,7 +49,14 @@ class Surgery:
 
     def whole(self, plan: Plan) -> Plan:
         """What every layer keeps of the groups that a plan names."""
-        return self.graph.whole(plan) if self.coupled else plan
+        return (
+            self.graph.whole({layer: plan[layer] for layer in plan if layer in self.graph.together}) if self.coupled else plan
+        )
+
+    def named(self, plan: Plan) -> Plan:
+        """The plan without layers that repeat what the layer says that their group is named by, as composed plans have them."""
+        whole = self.whole({layer: kept for layer, kept in plan.items() if not self.misnamed(layer)})
+        return {layer: kept for layer, kept in plan.items() if not self.misnamed(layer) or whole.get(layer) != kept}
 
     def prune(self, plan: Plan) -> nn.Module:
         """The network of its own that `plan` makes, or ScapError."""

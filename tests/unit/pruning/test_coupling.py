@@ -7,6 +7,7 @@ from torch import nn
 import scap
 from scap.errors import ScapError
 from scap.pruning.check import relative_difference
+from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.copies import undisturbed
 from scap.pruning.files import load_network, read_metadata, save_network
 from scap.pruning.sizes import Sizes
@@ -241,3 +242,26 @@ def test_a_network_without_channels_of_groups_is_saved_and_loaded(kind, tmp_path
     loaded = load_network(tmp_path / "n", build=make)
     assert torch.equal(loaded(IMAGES), pruned(IMAGES))
     loaded.train()(IMAGES).sum().backward()
+
+
+def test_plans_of_groups_compose_and_can_be_applied_again():
+    network = inverted().eval()
+    once = prune_network(network, {"expand": [0, 2, 3, 5], "squeeze": [0, 2]}, IMAGES[:1], coupled=True)
+    twice = prune_network(once, {"expand": [1, 3]}, IMAGES[:1], coupled=True)
+    whole = {"expand": [2, 5], "depthwise": [2, 5], "gate": [2, 5], "squeeze": [0, 2]}
+    assert scap.pruning.history.applied(twice) == whole
+    assert torch.equal(prune_network(network, whole, IMAGES[:1], coupled=True)(IMAGES), twice(IMAGES))
+    images, short = torch.randn(16, 3, 8, 8), {"expand": [2, 5], "squeeze": [0, 2]}
+    by_all, by_first = (prune_and_compensate(network, plan, images, coupled=True)[0] for plan in (whole, short))
+    assert torch.equal(by_all(IMAGES), by_first(IMAGES))
+    with pytest.raises(ScapError, match="'gate' cannot be pruned: it goes with a group, which plans name by 'expand'"):
+        prune_network(network, whole | {"gate": [2, 4]}, IMAGES[:1], coupled=True)
+
+
+def test_rounds_prune_groups():
+    criterion = scap.CriterionSettings(terms={"l1": 1})
+    network, images = residual().eval(), torch.randn(8, 3, 8, 8)
+    pruned, plan = scap.prune_in_rounds(network, images, 2, macs=0.4, criterion=criterion, coupled=True)
+    assert plan.keys() == {"stem", "first", "second", "third"}
+    assert pruned.stem.out_channels == pruned.third.out_channels == len(plan["stem"])
+    assert torch.equal(prune_network(network, plan, images[:1], coupled=True)(images), pruned(images))
