@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scap.pruning.channels.ledger import Ledger
 from scap.pruning.channels.modules import Modules
 from scap.pruning.channels.shadow import Shadow, compact, has_channels, varies
 
+HEADS = "attention heads, and other products of two results, stay whole"  # the end of a reason
 LARGE = 1_000_000  # entries of a parameter beyond which they are not followed one by one
 
 
@@ -58,6 +59,12 @@ class Call:
             found += [item for item in items if isinstance(item, Tensor)]
         return found
 
+    @property
+    def attends(self) -> bool:
+        """Whether it is a product of two results, as in attention, or a part of torch's module of attention."""
+        named = "attention" in self.name or self.name in ("bmm", "baddbmm")
+        return named or isinstance(self.modules.modules[self.modules.innermost], nn.MultiheadAttention)
+
     def __str__(self) -> str:
         return f"{self.name.strip('_')!r} in {self.modules.words()}"
 
@@ -67,7 +74,7 @@ def unknown(call: Call) -> None:
     for tensor in call.tensors():
         labels = call.read(tensor) if call.shadow.holds(tensor) else None
         if labels is not None:
-            call.forbid(compact(labels), f"are read by {call}, which SCAP cannot cut")
+            call.forbid(compact(labels), f"are read by {call}, which SCAP cannot cut{f': {HEADS}' if call.attends else ''}")
     call.close()
 
 

@@ -47,7 +47,7 @@ class Block:
 class Ledger:
     """Blocks of ids, links between ids, and obstacles: why a channel cannot be removed at all.
 
-    With `coupled`, layer norms do not stand in the way: of what stays they take the statistics anew. `normalised` has the
+    With `coupled`, layer norms do not stand in the way: of what stays they take the statistics again. `normalised` has the
     channels that they read.
     """
 
@@ -125,9 +125,9 @@ class Groups:
 
     @cached_property
     def obstacles(self) -> dict[int, str]:
-        """The first reason why a group cannot be removed, by group."""
+        """Why a group cannot be removed, by group: the first reason, those of attention before others."""
         found: dict[int, str] = {}
-        for ids, reason in self.ledger.obstacles:
+        for ids, reason in sorted(self.ledger.obstacles, key=lambda each: "attention heads" not in each[1]):
             for group in self.of(ids):
                 found.setdefault(int(group), reason)
         for block in self.ledger.of("fixed"):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from scap.pruning.channels.calls import Call, channel_vector, unknown
+from scap.pruning.channels.calls import HEADS, Call, channel_vector, unknown
 from scap.pruning.channels.ledger import Block
 from scap.pruning.channels.shadow import compact, has_channels
 
@@ -57,7 +57,7 @@ def _is_linear(call: Call, name: str) -> bool:
 
 def _computed(call: Call, *operands: Tensor) -> None:
     """A product of two results: nothing that surgery could cut to fit."""
-    reason = f"are read by {call}, a product with no weight of its own"
+    reason = f"are read by {call}, a product with no weight of its own{f': {HEADS}' if call.attends else ''}"
     if words := call.modules.remedy():
         reason = f"are read by a layer whose weight is computed: {words}"
     for operand in operands:

@@ -155,10 +155,78 @@ def test_sizes_that_are_written_down_stand_in_the_way():
     assert prunable_layers(widening(), IMAGES[:1], coupled=True) == []
 
 
-def test_attention_heads_stay_whole():
+class Attention(nn.Module):
+    """A stream that attention reads and writes; `heads` tells how."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads, self.stem, self.norm = heads, conv(3, 8), nn.LayerNorm(8)
+        self.qkv, self.out, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, images):
+        x = self.stem(images).flatten(2).transpose(1, 2)
+        return self.head((x + self.out(self.heads(self.qkv(self.norm(x))))).mean(1))
+
+
+def fused_heads(x):
+    q, k, v = x.unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def plain_heads(x):
+    q, k, v = x.chunk(3, 2)
+    return (q @ k.transpose(1, 2)).softmax(2) @ v
+
+
+@pytest.mark.parametrize("heads", [fused_heads, plain_heads])
+def test_attention_heads_stay_whole(heads):
+    table = explain(Attention(heads), IMAGES[:1], coupled=True).set_index("layer")
+    assert table.prunable.to_dict() == {"stem": True, "qkv": False, "out": True, "head": False}
+    assert table.reason["qkv"].endswith("attention heads, and other products of two results, stay whole")
+    assert table.group["out"] == "stem"
+
+
+def test_the_attention_of_torch_stays_whole():
     network = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     table = explain(network, torch.randn(1, 5, 8), coupled=True).set_index("layer")
     assert table.prunable.to_dict() == {"self_attn.out_proj": False, "linear1": True, "linear2": False}
+    assert table.reason["linear2"].endswith("attention heads, and other products of two results, stay whole")
+
+
+class Normed(nn.Module):
+    """A block as ConvNeXt has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.depthwise, self.norm = conv(3, 6), conv(6, 6, 3, groups=6), nn.LayerNorm(6)
+        self.wide, self.narrow, self.scale = nn.Linear(6, 12), nn.Linear(12, 6), nn.Parameter(torch.rand(6, 1, 1))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, images):
+        x = self.stem(images)
+        y = self.narrow(nn.functional.gelu(self.wide(self.norm(self.depthwise(x).permute(0, 2, 3, 1)))))
+        return self.head((x + self.scale * y.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+def test_a_layer_norm_is_over_the_channels_that_stay(tmp_path):
+    network = Normed().eval()
+    nn.init.uniform_(network.norm.weight), nn.init.uniform_(network.norm.bias)
+    assert prunable_layers(network, IMAGES[:1], coupled=True) == ["stem", "wide"]
+    kept = torch.tensor([0, 2, 5])
+    pruned = prune_network(network, {"stem": [0, 2, 5]}, IMAGES[:1], coupled=True)
+    assert pruned.norm.normalized_shape == (3,)
+    x = network.stem(IMAGES)[:, kept]
+    y = network.depthwise(network.stem(IMAGES))[:, kept].permute(0, 2, 3, 1)
+    y = nn.functional.layer_norm(y, (3,), network.norm.weight[kept], network.norm.bias[kept])
+    y = nn.functional.gelu(nn.functional.linear(y, network.wide.weight[:, kept], network.wide.bias))
+    x = x + network.scale[kept] * network.narrow(y)[..., kept].permute(0, 3, 1, 2)
+    expected = nn.functional.linear(x.mean((2, 3)), network.head.weight[:, kept], network.head.bias)
+    assert relative_difference(expected, pruned(IMAGES)) < 1e-5
+    save_network(tmp_path / "n", pruned, example_shape=IMAGES.shape)
+    assert torch.equal(load_network(tmp_path / "n", build=Normed)(IMAGES), pruned(IMAGES))
+    images = torch.randn(16, 3, 8, 8)
+    with pytest.raises(ScapError, match=r"'stem' has no conditional score: .*'norm' \(LayerNorm\), over those that stay"):
+        scap.score_network(network, images, coupled=True, criterion=scap.CriterionSettings(terms={"conditional": 1}))
 
 
 @pytest.mark.parametrize("kind", GROUPS)
