@@ -1,7 +1,7 @@
 """How time and memory grow with the channels C = K and with the images N, at fixed 4x4 maps: fitted exponents.
 
-Factorised: one training epoch and the scoring of all pairs, on spectra cached in float16 and memory-mapped; its peak holds
-the spectra that it read. In the span: the basis of the inputs' span, ten epochs in it, the rows written out again, and the
+Factorised: the first step of a fit and the scoring of all pairs, on spectra cached in float16 and memory-mapped; its peak holds
+the spectra that it read. In the span: the basis of the inputs' span, ten passes in it, the rows written out again, and the
 scoring, as the workflow does it for `complex`. Direct: one forward and backward of two images. Exponents are least squares
 on logarithms, over all sizes and over the upper half of them, where fixed costs weigh less.
 """
@@ -25,7 +25,7 @@ SPAN_EPOCHS = 10
 
 
 def prepare_scoring(path: Path, case: Case, settings: AutoencoderSettings) -> Callable[[], Any]:
-    """One epoch and the scoring of a spectra file, ready to run."""
+    """One step and the scoring of a spectra file, ready to run."""
     network, spectra = untrained(case, settings), open_synthetic_spectra(path)
 
     def run() -> None:
@@ -36,7 +36,7 @@ def prepare_scoring(path: Path, case: Case, settings: AutoencoderSettings) -> Ca
 
 
 def prepare_span(path: Path, case: Case, settings: AutoencoderSettings) -> Callable[[], Any]:
-    """The span, some epochs in it and the scoring of a spectra file, ready to run."""
+    """The span, some passes in it and the scoring of a spectra file, ready to run."""
     settings, spectra = replace(settings, epochs=SPAN_EPOCHS, tolerance=0.0), open_synthetic_spectra(path)
 
     def run() -> None:
@@ -120,7 +120,7 @@ def main(options: argparse.Namespace) -> None:
         built = [direct(case, settings) for case in fitting]
         table += [{"representation": representation} | r for r in built]
         fitted += [{"representation": representation} | r for r in exponents("direct", built, "C = K")]
-    note = "4x4 maps; factorised: one epoch and the scoring; in the span: basis, ten epochs, scoring"
+    note = "4x4 maps; factorised: one step of a fit and the scoring; in the span: basis, ten passes, scoring"
     note += f"; direct: one forward and backward of {DIRECT_IMAGES} images"
     write_table("growth", table, options, note)
     write_table("growth_exponents", fitted, options, note)

@@ -19,8 +19,9 @@ from benchmarks.common import Row, calibration, parse, say, write_table
 from scap.criterion.activations import record_activations
 from scap.criterion.autoencoder import AutoencoderSettings, fidelities
 from scap.criterion.fitting import fit_autoencoder
-from scap.criterion.fusion import CriterionSettings, Values, filter_norms, importance
+from scap.criterion.fusion import CriterionSettings, Values, importance
 from scap.criterion.spectra import Spectra, open_spectra, write_spectra
+from scap.criterion.terms import l1
 from scap.models.layers import conv_layers
 from scap.pruning.surgery import prunable_layers
 
@@ -66,7 +67,7 @@ def fidelity(spectra: Spectra, settings: AutoencoderSettings, layer: str) -> Val
 
 def compared(changed: Values, reference: Values, norms: Values) -> Row:
     """How two fidelities of one layer differ."""
-    kept = [importance(f, norms, CriterionSettings()) >= THRESHOLD for f in (changed, reference)]
+    kept = [importance({"fidelity": f, "l1": norms}, CriterionSettings()) >= THRESHOLD for f in (changed, reference)]
     return {
         "largest change of fidelity": float(np.abs(changed - reference).max()),
         "spread of fidelity": float(np.ptp(reference)),
@@ -119,7 +120,7 @@ def main(options: argparse.Namespace) -> None:
         for layer in layers:
             say(layer)
             spectra = caches(paths, layer, folder)
-            norms = filter_norms(conv_layers(network)[layer].weight.detach().numpy())
+            norms = l1(conv_layers(network)[layer].weight.detach().numpy())
             for variant in VARIANTS:
                 rows += rows_of(spectra, settings_of(options, *variant), layer, norms)
     note = f"{what}; against float32 caches; decisions at a threshold of {THRESHOLD}"

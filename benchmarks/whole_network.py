@@ -20,8 +20,9 @@ from benchmarks.common import Row, calibration, parse, say, write_table
 from scap.criterion.activations import record_activations
 from scap.criterion.autoencoder import AutoencoderSettings, fidelities
 from scap.criterion.fitting import fit_autoencoder
-from scap.criterion.fusion import CriterionSettings, Values, channel_scores, filter_norms, score_table
+from scap.criterion.fusion import CriterionSettings, Values, fuse
 from scap.criterion.spectra import open_spectra, write_spectra
+from scap.criterion.terms import l1
 from scap.data.datasets import Dataset, Images
 from scap.models.layers import conv_layers
 from scap.pruning.surgery import prunable_layers
@@ -71,17 +72,15 @@ def score(
         spectra = watch.time("autoencoders", open_spectra, folder / f"{layer}.safetensors", layer)
         fitted = watch.time("autoencoders", fit_autoencoder, spectra, settings, layer=layer, report=note)
         faithful[layer] = watch.time("fidelities", fidelities, fitted, spectra, settings).numpy()
-    watch.time("fusion", fuse, network, faithful)
+    watch.time("fusion", fuse_default, network, faithful)
     return losses
 
 
-def fuse(network: nn.Module, faithful: dict[str, Values]) -> None:
+def fuse_default(network: nn.Module, faithful: dict[str, Values]) -> None:
     """The score table with the default fusion."""
-    convolutions, columns = conv_layers(network), {}
-    for layer, fidelity in faithful.items():
-        norms = filter_norms(convolutions[layer].weight.detach().numpy())
-        columns[layer] = channel_scores(layer, fidelity, norms, CriterionSettings())
-    score_table(columns)
+    convolutions = conv_layers(network)
+    norms = {layer: l1(convolutions[layer].weight.detach().numpy()) for layer in faithful}
+    fuse({"fidelity": faithful, "l1": norms}, list(faithful), CriterionSettings())
 
 
 def seconds_per_training_image(network: nn.Module, data: Dataset, batches: int) -> float:

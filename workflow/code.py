@@ -16,6 +16,8 @@ from workflow.syntax import Import, Module, Unit, read_module
 
 FOLDER = Path(__file__).parents[1]
 SCRIPTS = "workflow.scripts"  # these import one another by bare names
+# What a script never comes to. An unpruned network has no plan: what becomes of plans where networks are saved retrains none.
+NEVER = dict.fromkeys(("baseline.py", "checkpoint.py"), ("scap.pruning.files:_own_plan",))
 
 
 @cache
@@ -36,7 +38,7 @@ def definitions_of(script: str, *roots: str, without: tuple[str, ...] = (), fold
 
 
 def _closure(script: str, roots: tuple[str, ...], without: tuple[str, ...], folder: Path) -> dict[tuple[str, str], list[str]]:
-    closure = _Closure(folder, {_split(name) for name in without})
+    closure = _Closure(folder, {_split(name) for name in (*without, *NEVER.get(script, ()))})
     closure.add_script(f"{SCRIPTS}.{script.removesuffix('.py')}")
     for root in roots:
         module, attribute = _split(root)

@@ -49,7 +49,7 @@ def wait_for_job(connection: socket.socket) -> socket.socket:
     if job == 0:
         signal.signal(signal.SIGINT, INTERRUPT)
         return connection
-    with suppress(OSError):  # Snakemake was killed: the job goes on, as it would without a server
+    with suppress(OSError):  # Snakemake was killed: the job continues, as it would without a server
         connection.sendall(f"{job}\n".encode())
         _, status = os.waitpid(job, 0)
         connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())

@@ -1,8 +1,8 @@
 """One low-capacity autoencoder per layer, shared by all its channels (docs/method.md, equations 6 and 9)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,12 @@ from scap.errors import DamagedFile
 from scap.reading import PRECISE, open_tensors
 from scap.tensors import save_tensors
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "identity": lambda h: h}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_, "identity": lambda h: h}
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # times a gradient, in place, from the value of the activation
+    "tanh": lambda gradient, h: gradient.addcmul_(gradient * h, h, value=-1),
+    "relu": lambda gradient, h: gradient.mul_(h > 0),
+    "identity": lambda gradient, h: gradient,
+}
 
 
 class Block(Protocol):
@@ -55,13 +60,45 @@ class Autoencoder(nn.Module):
         hidden = ACTIVATIONS[self.activation](projections + bias)
         return torch.cat([hidden, torch.ones_like(hidden[:1])])
 
-    def similarity(self, block: Block) -> tuple[Tensor, Tensor]:
-        """⟨s, ŝ⟩ and ‖ŝ‖² of all pairs of a block, (n, K) each, without forming ŝ (equation 6)."""
-        encoded, decoded = block.project(self.rows).split([self.bottleneck, self.bottleneck + 1])
-        code = self.code(encoded)
+    @property
+    def gram(self) -> Tensor:
+        """Inner products of the decoder's rows, (d + 1, d + 1)."""
         flat = self.rows.flatten(1)
-        gram = (flat @ flat.T)[self.bottleneck :, self.bottleneck :]  # sliced when small: a slice of the rows costs more
-        return (decoded * code).sum(0), (torch.tensordot(gram, code, 1) * code).sum(0)
+        return (flat @ flat.T)[self.bottleneck :, self.bottleneck :]  # sliced when small: a slice of the rows costs more
+
+    def similarity(self, block: Block, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """⟨s, ŝ⟩ and ‖ŝ‖² of all pairs of a block, (n, K) each, without forming ŝ (equation 6).
+
+        `gram` spares its computation, where there are many blocks.
+        """
+        gram = self.gram if gram is None else gram
+        return _Similarity.apply(block.project(self.rows), self.bias, gram, self.activation)
+
+
+class _Similarity(torch.autograd.Function):
+    """(⟨D, s⟩, code) -> ⟨s, ŝ⟩ and ‖ŝ‖², with few passes over what has a number for each pair and row."""
+
+    @staticmethod
+    def forward(ctx: Any, projections: Tensor, bias: Tensor, gram: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+        size = len(bias)
+        code = torch.empty_like(projections[size:])  # as Autoencoder.code
+        ACTIVATIONS[activation](torch.add(projections[:size], bias[:, None, None], out=code[:size]))
+        code[size] = 1
+        mixed = (gram @ code.flatten(1)).view_as(code)
+        ctx.activation = activation
+        ctx.save_for_backward(projections, code, mixed)
+        return (projections[size:] * code).sum(0), (mixed * code).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, inner: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        projections, code, mixed = ctx.saved_tensors
+        size, gradient = len(code) - 1, torch.empty_like(projections)
+        torch.mul(code, inner, out=gradient[size:])
+        encoded = torch.mul(projections[size:-1], inner, out=gradient[:size])
+        encoded.addcmul_(mixed[:size], square, value=2)
+        SLOPES[ctx.activation](encoded, code[:size])
+        gram = (code * square).flatten(1) @ code.flatten(1).T
+        return gradient, encoded.sum((1, 2)), gram, None
 
 
 def losses(inner: Tensor, square: Tensor, loss: str) -> Tensor:
@@ -76,14 +113,43 @@ def cosine(inner: Tensor, square: Tensor) -> Tensor:
 
 def blocks(spectra: Spectra, settings: AutoencoderSettings) -> Iterator[Block]:
     """The blocks that evaluate all pairs of a batch of spectra: one where it factorises, else many in bounded memory."""
-    if settings.balance == "unit-rms":
-        spectra = balance_parts(spectra)
+    spectra = balanced(spectra, settings)
     if settings.representation == "complex":
         yield ComplexBlock(spectra)
     elif settings.representation == "power":
         yield PowerBlock(spectra)
     else:
         yield from magnitude_blocks(spectra, settings.representation, settings.workspace_mb * 2**20)
+
+
+def balanced(spectra: Spectra, settings: AutoencoderSettings) -> Spectra:
+    """Both parts at unit RMS, where the settings say so."""
+    return balance_parts(spectra) if settings.balance == "unit-rms" else spectra
+
+
+class KeptBlocks:
+    """The blocks of all images, again and again; as many as fit into `workspace_mb` are kept, the others built each time."""
+
+    def __init__(self, spectra: Spectra, settings: AutoencoderSettings) -> None:
+        self.spectra, self.settings = spectra, settings
+        self.kept: list[Block] = []
+        self.images, self.room = 0, settings.workspace_mb * 2**20  # images of the blocks that are kept
+
+    def __iter__(self) -> Iterator[Block]:
+        yield from self.kept
+        size = self.settings.batch_size
+        for start in range(self.images, self.spectra.images, size):
+            made = []
+            for block in blocks(self.spectra.batch(slice(start, start + size)), self.settings):
+                yield block
+                self.room -= sum(
+                    part.numel() * part.element_size() for part in vars(block).values() if isinstance(part, Tensor)
+                )
+                if self.room > 0:
+                    made.append(block)
+            if self.room > 0:
+                self.kept += made
+                self.images = start + size
 
 
 def row_shape(input_channels: int, layout: Layout, representation: str) -> tuple[int, int]:

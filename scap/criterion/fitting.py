@@ -3,16 +3,20 @@
 import math
 import zlib
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, blocks, losses, row_shape
+from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, KeptBlocks, balanced, losses, row_shape
+from scap.criterion.projections import ComplexBlock
 from scap.criterion.span import span_of, worthwhile
 from scap.criterion.spectra import Spectra
 from scap.errors import ScapError
 
 Report = Callable[[dict[str, float]], None]
+SMALL = 4096  # coordinates of the spectra up to which their second moments are held as a matrix
+ROUND = 10  # steps between which the loss is asked whether it has settled
 
 
 def fit_autoencoder(
@@ -83,23 +87,6 @@ def _generator(settings: AutoencoderSettings, layer: str, purpose: str) -> torch
     return torch.Generator().manual_seed(zlib.crc32(f"{settings.seed}/{layer}/{purpose}".encode()))
 
 
-class Plateau:
-    """Counts how often a loss has settled: for `patience` epochs, no minimum lower by the share `tolerance`."""
-
-    def __init__(self, tolerance: float, patience: int = 3) -> None:
-        self.tolerance, self.patience = tolerance, patience
-        self.best, self.waited, self.count = math.inf, 0, 0
-
-    def reached(self, loss: float) -> bool:
-        """True in the epoch in which the loss has settled (again)."""
-        improved = loss < self.best * (1 - self.tolerance)
-        self.best, self.waited = min(self.best, loss), 0 if improved else self.waited + 1
-        if self.waited < self.patience:
-            return False
-        self.waited, self.count = 0, self.count + 1
-        return True
-
-
 def train_autoencoder(
     network: Autoencoder,
     spectra: Spectra,
@@ -108,48 +95,82 @@ def train_autoencoder(
     layer: str = "",
     report: Report | None = None,
 ) -> Autoencoder:
-    """Minimise the mean loss over all pairs by Adam, images in random batches, until it has settled.
+    """Minimise the mean loss over all pairs by L-BFGS, all images at once, until it has settled.
 
-    When an epoch's loss has not fallen by the share `tolerance` for three epochs, the learning rate is divided by four;
-    the third time, training ends. `epochs` is an upper limit.
+    It has when ten steps have not lowered it by the share `tolerance`. Each evaluation of loss and gradient is a pass over
+    all images, a step takes about one, and after `epochs` of them no further step is taken.
     """
-    device = network.rows.device
-    # Adam moves every weight alike: divided by √D, a step moves a projection of a unit spectrum by about learning_rate.
-    scale = 1 / math.sqrt(network.rows[0].numel())
-    groups = [
-        {"params": [network.rows], "lr": settings.learning_rate * scale},
-        {"params": [network.bias], "lr": settings.learning_rate},
-    ]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
-    generator = _generator(settings, layer, "batches")
-    plateau = Plateau(settings.tolerance)
-    for epoch in range(settings.epochs):
-        order = torch.randperm(spectra.images, generator=generator).to(spectra.inputs.device)
-        total = torch.zeros((), device=device)
-        for images in order.split(settings.batch_size):
-            total += _step(network, optimiser, spectra.batch(images.sort().values), settings)
-        mean = total.item() / (spectra.images * spectra.channels)
-        if not math.isfinite(mean):
-            raise ScapError(f"layer {layer}: the autoencoder's loss is {mean} in epoch {epoch}; lower its learning_rate")
-        if report:
-            report({"epoch": epoch + 1, "loss": mean})
-        if plateau.reached(mean):
-            if plateau.count == 3:
-                break
-            for group in optimiser.param_groups:
-                group["lr"] /= 4
+    objective = Objective(network, spectra, settings, layer, report)
+    optimiser = torch.optim.LBFGS(
+        objective.variables,
+        max_iter=ROUND,
+        history_size=ROUND,
+        tolerance_grad=0,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+    while objective.passes < settings.epochs:
+        before = objective()
+        optimiser.param_groups[0]["max_eval"] = settings.epochs - objective.passes + 1
+        optimiser.step(objective)
+        if objective() > before * (1 - settings.tolerance):
+            break
     return network
 
 
-def _step(network: Autoencoder, optimiser: torch.optim.Optimizer, batch: Spectra, settings: AutoencoderSettings) -> Tensor:
-    optimiser.zero_grad()
-    total = torch.zeros((), device=network.rows.device)
-    for block in blocks(batch, settings):
-        loss = losses(*network.similarity(block), settings.loss).sum()
-        (loss / (batch.images * batch.channels)).backward()
-        total += loss.detach()
-    optimiser.step()
-    return total
+class Objective:
+    """The mean loss over all pairs, and its gradient by `variables`; a pass over all images unless nothing has changed.
+
+    The variables are the autoencoder's rows, those of encoder and decoder scaled to the same norm, and its bias.
+    """
+
+    def __init__(
+        self,
+        network: Autoencoder,
+        spectra: Spectra,
+        settings: AutoencoderSettings,
+        layer: str = "",
+        report: Report | None = None,
+    ) -> None:
+        self.network, self.settings, self.layer, self.report = network, settings, layer, report
+        self.blocks = KeptBlocks(spectra, settings)
+        self.pairs = spectra.images * spectra.channels
+        self.passes, self.loss = 0, math.inf
+        rows = network.rows.detach()
+        self.scale = torch.ones_like(rows[:, :1, :1])
+        ratio = (network.decoder.detach().norm() / network.encoder.detach().norm()).sqrt()
+        self.scale[: network.bottleneck], self.scale[network.bottleneck :] = ratio, 1 / ratio
+        self.variables = [(rows * self.scale).requires_grad_(), network.bias]
+        self.known: list[Tensor] = []
+
+    def __call__(self) -> float:
+        now = [variable.detach() for variable in self.variables]
+        if not self.known or not all(map(torch.equal, now, self.known)):
+            self.known = [variable.clone() for variable in now]
+            self.network.rows.data = now[0] / self.scale
+            self.loss = self.evaluate().item()
+            assert self.network.rows.grad is not None
+            self.variables[0].grad = self.network.rows.grad / self.scale
+            self.passes += 1
+            if not math.isfinite(self.loss):
+                raise ScapError(f"layer {self.layer}: the autoencoder's loss is {self.loss} in pass {self.passes}")
+            if self.report:
+                self.report({"epoch": self.passes, "loss": self.loss})
+        return self.loss
+
+    def evaluate(self) -> Tensor:
+        """The loss, in float64; the gradient is left in the network's parameters."""
+        network = self.network
+        network.zero_grad()
+        gram = network.gram
+        leaf = gram.detach().requires_grad_()  # its part of the gradient is taken back to the rows once, not for each block
+        total = torch.zeros((), device=leaf.device, dtype=torch.float64)
+        for block in self.blocks:
+            loss = losses(*network.similarity(block, leaf), self.settings.loss).sum(dtype=torch.float64) / self.pairs
+            loss.backward()
+            total += loss.detach()
+        gram.backward(leaf.grad)
+        return total
 
 
 def principal_subspace(
@@ -162,10 +183,11 @@ def principal_subspace(
 ) -> tuple[Tensor, Tensor]:
     """The principal subspace of the normalised spectra: basis (d, channels, H·W) and the energy share of each vector (d,).
 
-    Block power iteration with Rayleigh-Ritz (equation 8): V ← orth(Σ s sᵀ V). The product is the gradient of ½ Σ ‖V s‖², so
-    it needs nothing but the projections. The start is fixed and does not matter at convergence: there is no seed.
+    Block power iteration with Rayleigh-Ritz (equation 8): V ← orth(Σ s sᵀ V). The start is fixed and does not matter at
+    convergence: there is no seed.
     """
     shape = row_shape(spectra.inputs.shape[1], spectra.layout, settings.representation)
+    product = _second_moment(spectra, settings, shape)
     size = min(math.prod(shape), 2 * settings.bottleneck + 8)
     generator = torch.Generator().manual_seed(0)
     basis = _orthonormal(
@@ -173,7 +195,7 @@ def principal_subspace(
     )
     previous = basis.new_zeros(size)
     for iteration in range(iterations):
-        moved = _second_moment(basis.unflatten(1, shape), spectra, settings).flatten(1)
+        moved = product(basis)
         values, vectors = torch.linalg.eigh(basis @ moved.T)
         values, vectors = values.flip(0), vectors.flip(1)
         basis, moved = vectors.T @ basis, vectors.T @ moved
@@ -188,13 +210,26 @@ def principal_subspace(
     return basis[:keep].unflatten(1, shape), share[:keep]
 
 
-def _second_moment(basis: Tensor, spectra: Spectra, settings: AutoencoderSettings) -> Tensor:
-    basis = basis.detach().requires_grad_()
-    for batch in spectra.batches(settings.batch_size):
-        for block in blocks(batch, settings):
-            (0.5 * block.project(basis).square().sum()).backward()
-    assert basis.grad is not None
-    return basis.grad
+def _second_moment(spectra: Spectra, settings: AutoencoderSettings, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """V ↦ V·Σ s sᵀ: from the matrix where it is small, else by a pass over all images each time.
+
+    The product is the gradient of ½ Σ ‖V s‖², so a pass needs nothing but the projections.
+    """
+    if settings.representation == "complex" and math.prod(shape) <= SMALL:
+        batches = spectra.batches(settings.batch_size)
+        parts = (ComplexBlock(balanced(batch, settings)).second_moment().double() for batch in batches)
+        matrix = reduce(Tensor.add_, parts).to(spectra.precision)
+        return lambda basis: basis @ matrix
+    kept = KeptBlocks(spectra, settings)
+
+    def product(basis: Tensor) -> Tensor:
+        rows = basis.detach().unflatten(1, shape).requires_grad_()
+        for block in kept:
+            (0.5 * block.project(rows).square().sum()).backward()
+        assert rows.grad is not None
+        return rows.grad.flatten(1)
+
+    return product
 
 
 def _orthonormal(rows: Tensor) -> Tensor:

@@ -48,34 +48,52 @@ class ComplexBlock:
         energy = self.x.square().sum((1, 2))[:, None] + self.copies**2 * self.y.square().sum(2)
         return energy.sqrt().clamp_min(EPSILON)
 
+    @cached_property
+    def inverse(self) -> Tensor:
+        """1/‖r(S_k)‖, (n, K)."""
+        return self.norm.reciprocal()
+
+    @cached_property
+    def broadcast(self) -> Tensor:
+        """√C·y_k/‖r(S_k)‖, (n·K, H·W)."""
+        return (self.y * (self.copies * self.inverse)[..., None]).flatten(0, 1)
+
     def project(self, rows: Tensor) -> Tensor:
         """⟨row, s_nk⟩ of rows (R, C + 1, H·W), (R, n, K): equation 5."""
-        per_image, per_pair = _SplitProduct.apply(rows.flatten(1), self.x.flatten(1), self.y.flatten(0, 1))
-        return torch.addcmul(per_image[:, :, None], per_pair.unflatten(1, self.norm.shape), self.copies) / self.norm
+        return _Projection.apply(rows.flatten(1), self.x.flatten(1), self.broadcast, self.inverse)
+
+    def second_moment(self) -> Tensor:
+        """Σ s sᵀ over all pairs, (D, D) for D = (C + 1)·H·W."""
+        x, square = self.x.flatten(1), self.inverse.square()
+        cross = x.T @ (self.inverse[:, None] @ self.broadcast.unflatten(0, self.norm.shape))[:, 0]
+        upper = torch.cat([x.T @ (x * square.sum(1, keepdim=True)), cross], dim=1)
+        return torch.cat([upper, torch.cat([cross.T, self.broadcast.T @ self.broadcast], dim=1)])
 
 
-class _SplitProduct(torch.autograd.Function):
-    """rows[:, :D]·xᵀ and rows[:, D:]·yᵀ for x (n, D), y (m, G); its backward writes the gradient of the rows in one piece.
+class _Projection(torch.autograd.Function):
+    """rows[:, :D]·xᵀ/norm + rows[:, D:]·broadcastᵀ for x (n, D); its backward writes the gradient of the rows in one piece.
 
     For slices, autograd would fill a tensor of the rows' size with zeros for each and add them up.
     """
 
     @staticmethod
-    def forward(rows: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(rows: Tensor, x: Tensor, broadcast: Tensor, inverse: Tensor) -> Tensor:
         size = x.shape[1]
-        return rows[:, :size] @ x.T, rows[:, size:] @ y.T
+        per_pair = (rows[:, size:] @ broadcast.T).unflatten(1, inverse.shape)
+        return per_pair.addcmul_((rows[:, :size] @ x.T)[:, :, None], inverse)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        x, y = ctx.saved_tensors
-        rows = x.new_empty(len(gradients[0]), x.shape[1] + y.shape[1])
-        torch.mm(gradients[0], x, out=rows[:, : x.shape[1]])
-        torch.mm(gradients[1], y, out=rows[:, x.shape[1] :])
-        return rows, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        x, broadcast, inverse = ctx.saved_tensors
+        rows = x.new_empty(len(gradient), x.shape[1] + broadcast.shape[1])
+        per_image = (gradient.transpose(0, 1) @ inverse[:, :, None])[..., 0]  # (n, R)
+        torch.mm(per_image.T, x, out=rows[:, : x.shape[1]])
+        torch.mm(gradient.flatten(1), broadcast, out=rows[:, x.shape[1] :])
+        return rows, None, None, None
 
 
 class PowerBlock:

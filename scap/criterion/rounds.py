@@ -78,10 +78,12 @@ def prune_in_rounds(
     """
     check_number(rounds, "rounds", 1, whole=True)
     budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
+    for key, share in budgets.items():
+        check_number(share, key, 0, 1)
     full = count_operations(network, images[:1])
     pruned = network
     for number in range(1, rounds + 1):
-        table = score_network(pruned, images, layers=layers, coupled=coupled, criterion=criterion, autoencoder=autoencoder)
+        table = score_network(pruned, images, layers=layers, criterion=criterion, autoencoder=autoencoder, coupled=coupled)
         before = count_operations(pruned, images[:1])
         left = {key: min(1.0, share ** (number / rounds) * full[key] / before[key]) for key, share in budgets.items()}
         try:

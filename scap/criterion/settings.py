@@ -110,18 +110,20 @@ class AutoencoderSettings(Settings):
         "initial weights: the principal subspace (no seed matters), or random", "principal", choices=("principal", "random")
     )
     loss: str = option("squared error of unit spectra, or 1 - cosine", "squared", choices=("squared", "cosine"))
-    epochs: int = option("passes over the calibration images, at most", 200, minimum=1)
+    epochs: int = option("passes over the calibration images after which no further step is taken", 20, minimum=1)
     tolerance: float = option(
-        "training ends when the loss has settled: three times, with the learning rate divided by four in between, it has not "
-        "fallen by this share for three epochs",
+        "training ends when the loss has settled: ten steps of L-BFGS have not lowered it by this share",
         0.003,
         minimum=0,
         exclusiveMaximum=1,
     )
-    learning_rate: float = option("of Adam, relative to 1/sqrt(D) for the weights", 0.1, exclusiveMinimum=0)
-    batch_size: int = option("calibration images per step", 16, minimum=1)
-    seed: int = option("seed of the initial weights and of the order of images", 0, minimum=0, maximum=2**32 - 1)
-    workspace_mb: int = option("memory for spectra that direct evaluation builds at once, MiB", 256, minimum=1)
+    batch_size: int = option("calibration images that are evaluated at a time", 64, minimum=1)
+    seed: int = option("seed of the initial weights", 0, minimum=0, maximum=2**32 - 1)
+    workspace_mb: int = option(
+        "memory for what is kept of the spectra between passes, and for those that direct evaluation builds at once, MiB",
+        256,
+        minimum=1,
+    )
 
 
 @described

@@ -410,6 +410,20 @@ def test_the_surgery_changed_makes_no_baseline_and_no_activations_again(tmp_path
     assert not changed & {"baseline.py", "activations.py", "spectrum.py", "autoencoder.py", "scores.py"}
 
 
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        ("scap/pruning/files.py", "_check_widths"),
+        ("scap/pruning/history.py", "compose"),
+        ("scap/models/layers.py", "conv_layers"),
+    ],
+)
+def test_plans_treated_otherwise_retrain_no_baseline(tmp_path, module, function):
+    changed = edited(tmp_path, module, function)
+    assert "prune.py" in changed
+    assert not changed & {"baseline.py", "checkpoint.py"}
+
+
 def test_another_transform_makes_spectra_again_and_no_baseline(tmp_path):
     changed = edited(tmp_path, "scap/criterion/spectra.py", "write_spectra")
     assert "spectrum.py" in changed

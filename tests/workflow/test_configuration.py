@@ -340,13 +340,13 @@ class TestFiles:
     def test_a_file_of_the_users_goes_on_top(self, folder):
         """Entries are added or changed key by key; terms are replaced."""
         (folder / "mine.yaml").write_text(
-            "criteria:\n  scap: {terms: {l1: 1}}\n  mine: {like: scap, autoencoder: {learning_rate: 1e-3}}\n"
+            "criteria:\n  scap: {terms: {l1: 1}}\n  mine: {like: scap, autoencoder: {tolerance: 1e-4}}\n"
             "networks: {tiny: {baseline: {epochs: 3}}}\n"
         )
         config = self.load(folder, "mine.yaml")
         assert config["criteria"]["scap"]["terms"] == {"l1": 1}
         assert config["criteria"]["scap"]["autoencoder"]["bottleneck"] == 2
-        assert config["criteria"]["mine"]["autoencoder"]["learning_rate"] == 0.001
+        assert config["criteria"]["mine"]["autoencoder"]["tolerance"] == 0.0001
         assert config["networks"]["tiny"]["baseline"]["epochs"] == 3
         assert config["networks"]["tiny"]["baseline"]["batch_size"] == 64
 

@@ -47,7 +47,7 @@ class Block:
 class Ledger:
     """Blocks of ids, links between ids, and obstacles: why a channel cannot be removed at all.
 
-    With `coupled`, layer norms do not stand in the way: of what stays they take the statistics anew. `normalised` has the
+    With `coupled`, layer norms do not stand in the way: of what stays they take the statistics again. `normalised` has the
     channels that they read.
     """
 

@@ -52,7 +52,7 @@ def test_wrong_settings_are_named(arguments, message):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("bottleneck", 0), ("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("workspace_mb", 0), ("explained", 1.0)],
+    [("bottleneck", 0), ("epochs", 0), ("batch_size", 0), ("tolerance", -0.1), ("workspace_mb", 0), ("explained", 1.0)],
 )
 def test_an_impossible_autoencoder_is_refused_by_name(key, value):
     with pytest.raises(ScapError, match=f"^autoencoder: {key} is {value}; it must be "):

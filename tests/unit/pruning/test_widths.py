@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from scap.errors import ScapError
 from scap.models.build import build_network
+from scap.pruning import widths
 from scap.pruning.counting import count_operations
+from scap.pruning.latency import Latency
 from scap.pruning.plans import plan_at
 from scap.pruning.surgery import prune_network
 from scap.pruning.widths import plan_for, uniform_widths
@@ -129,6 +131,88 @@ def test_a_damaged_table_is_named(small, score):
     table.loc[3, "score"] = score
     with pytest.raises(ScapError, match=rf"^score table: layer 0, channel 3: score is {score}, not a number between 0 and 1"):
         plan_for(table, small, PIXELS, macs=0.5)
+
+
+def test_the_plan_says_its_threshold_and_what_it_leaves(small):
+    table = table_of(SMALL)
+    plan = plan_for(table, small, PIXELS, macs=0.5)
+    assert plan == plan_at(table, plan.threshold)
+    assert plan.reached == left(plan)
+
+
+@given(macs=st.floats(0.3, 1), floor=st.integers(1, 12), seed=st.integers(0, 9))
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_single_layers_have_floors_of_their_own(small, macs, floor, seed):
+    table = table_of(SMALL, seed)
+    try:
+        plan = plan_for(table, small, PIXELS, macs=macs, floors={"2": floor})
+    except ScapError:
+        assert left({"0": range(1), "2": range(floor)})["macs"] > macs
+        return
+    assert len(plan["2"]) >= floor
+    assert left(plan)["macs"] <= macs
+    best = table[table["layer"] == "2"].nlargest(len(plan["2"]), "score")["channel"]
+    assert plan["2"] == sorted(best)
+
+
+def test_a_floor_is_rounded_up_and_is_the_whole_layer_at_most(small):
+    plan = plan_for(table_of(SMALL), small, PIXELS, params=0.8, floors={"2": 5, "0": 100}, multiple=4)
+    assert len(plan["0"]) == 8
+    assert len(plan["2"]) in (8, 12)
+
+
+def test_layers_to_ignore_are_not_in_the_plan(small):
+    plan = plan_for(table_of(SMALL), small, PIXELS, macs=0.6, ignore=["0"])
+    assert list(plan) == ["2"]
+    assert left({"0": range(8), **plan})["macs"] == plan.reached["macs"] <= 0.6
+    assert plan == plan_for(table_of(SMALL), small, PIXELS, macs=0.6, ignore="0")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ignore": ["0", "2"]}, "ignore: it names all layers of the score table; leave one"),
+        ({"ignore": ["conv"]}, r"ignore: the score table has no layer 'conv'; it has 0, 2"),
+        ({"floors": {"22": 3}}, "floors: the score table has no layer '22'; do you mean '2'?"),
+        ({"floors": {"2": 0}}, "floors: layer 2 is 0; it must be 1 or more"),
+        ({"latency": 0, "macs": None}, r"the budget cannot be met: the smallest plan takes 0\.\d\d of the time; raise it"),
+        ({"latency": 1.2}, r"latency is 1\.2; it must lie in"),
+    ],
+)
+def test_floors_layers_and_latencies_that_do_not_fit_are_named(small, options, message):
+    with pytest.raises(ScapError, match=message):
+        plan_for(table_of(SMALL), small, PIXELS, **{"macs": 0.5, **options})
+
+
+@pytest.mark.parametrize("budget", [{}, {"macs": 0.3}, {"params": 0.9, "macs": 0.8}])
+def test_the_lowest_threshold_that_meets_a_latency_too(small, monkeypatch, budget):
+    """Where time is what the parameters are: compared with every threshold."""
+    measured = []
+
+    def measure(network, example, *, other, **_):
+        measured.append(network)
+        counts = [count_operations(each, example)["params"] for each in (network, other)]
+        return Latency(1.0, 0.0, 1, 1, "cpu", 1, other=1.0, ratio=counts[0] / counts[1])
+
+    monkeypatch.setattr(widths, "measure_latency", measure)
+    table = table_of(SMALL)
+    fitting = []
+    for threshold in sorted(table["score"]):
+        plan = plan_at(table, threshold)
+        shares = left(plan)
+        if shares["params"] <= 0.6 and all(shares[key] <= share for key, share in budget.items()):
+            fitting.append(plan)
+    found = plan_for(table, small, PIXELS, latency=0.6, **budget)
+    assert found == fitting[0]
+    assert found.reached == left(found) | {"latency": pytest.approx(left(found)["params"])}
+    assert len(measured) <= 6  # 20 thresholds in a bisection, and the smallest plan
+
+
+def test_a_latency_measured_on_this_machine():
+    layers = [torch.nn.Conv2d(16, 192, 3), torch.nn.ReLU(), torch.nn.Conv2d(192, 16, 3)]
+    plan = plan_for(table_of({"0": 192}), torch.nn.Sequential(*layers), torch.zeros(1, 16, 20, 20), latency=0.5, threads=1)
+    assert 0 < plan.reached["latency"] <= 0.5
+    assert 10 < len(plan["0"]) < 150
 
 
 def test_a_budget_on_a_real_network(network):

@@ -1,6 +1,6 @@
 """The examples of the documentation run, on tiny data."""
 
-import re
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch import nn
 
 import scap
 from scap.data.datasets import load_dataset, normalise, read_source
@@ -19,7 +18,6 @@ from scap.models.build import build_network
 from scap.tensors import save_tensors
 
 ROOT = Path(__file__).parents[2]
-RECIPES = (ROOT / "docs" / "recipes.md").read_text()
 EXAMPLE = ROOT / "docs" / "examples" / "efficientnet_lite0.py"
 
 
@@ -71,34 +69,29 @@ def test_efficientnet_lite0_knows_the_classes_of_imagenet(tmp_path):
     assert logits.argmax(1).tolist() == [698, 985]
 
 
-def recipe(title: str, **given) -> dict:
-    """Run the Python of a recipe; the names that it leaves."""
-    text = RECIPES.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    exec(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[0], given)
-    return given
+def test_unet_learns_to_tell_digits_apart_and_keeps_it_when_pruned(tmp_path):
+    """Without learning, all is background: a third of the classes."""
+    spec = importlib.util.spec_from_file_location("unet_digits", ROOT / "docs" / "examples" / "unet_digits.py")
+    unet = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unet)
+    file = tmp_path / "unet.safetensors"
+    tiny = ("--count", "192", "--width", "4", "--epochs", "10", "--share", "0.6", "--file", str(file))
+    rows = {row.pop("step"): row for row in unet.main([*tiny])}
+    assert list(rows) == ["trained", "pruned", "fine-tuned", "loaded"]
+    assert rows["trained"]["overlap"] > 36
+    assert rows["pruned"]["overlap"] > rows["trained"]["overlap"] - 5
+    assert rows["fine-tuned"]["overlap"] > rows["trained"]["overlap"] - 3
+    assert rows["loaded"] == rows["fine-tuned"]
+    assert 0.5 * rows["trained"]["macs"] < rows["pruned"]["macs"] <= 0.6 * rows["trained"]["macs"]
 
 
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.inner, self.outer = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
-        self.head = nn.Linear(16, 2)
-
-    def forward(self, images):
-        x = self.stem(images).relu()
-        return self.head((x + self.outer(self.inner(x).relu())).mean((2, 3)))
-
-
-def test_layers_that_go_together_are_pruned():
-    network, images = Residual().eval(), torch.randn(64, 3, 8, 8)
-    smaller = recipe("Prune layers that go together", scap=scap, network=network, images=images)["smaller"]
-    assert scap.count_operations(smaller, images)["macs"] <= 0.5 * scap.count_operations(network, images)["macs"]
-    assert smaller.stem.out_channels == smaller.outer.out_channels < 16
-
-
-def test_torch_pruning_takes_a_criterion():
-    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 3)).eval()
-    recipe("Score for Torch-Pruning", scap=scap, network=network, images=torch.randn(64, 3, 8, 8))
-    widths = [network[0].out_channels, network[2].out_channels]
-    assert 8 <= sum(widths) <= 16
-    assert all(width % 4 == 0 for width in widths)
+def test_canvases_for_testing_hold_other_digits():
+    """And the labels are strokes: bright, and of a class for each half of the digits."""
+    spec = importlib.util.spec_from_file_location("unet_digits", ROOT / "docs" / "examples" / "unet_digits.py")
+    unet = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unet)
+    images, labels = unet.canvases(8, 0, training=True)
+    assert not torch.equal(unet.canvases(8, 0, training=False)[0], images)
+    assert (images[:, 0][labels > 0] >= 0).all()
+    assert (images[:, 0][labels == 0] < 0).all()
+    assert labels.unique().tolist() == [0, 1, 2]
