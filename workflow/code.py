@@ -16,7 +16,7 @@ from workflow.syntax import Import, Module, Unit, read_module
 
 FOLDER = Path(__file__).parents[1]
 SCRIPTS = "workflow.scripts"  # these import one another by bare names
-# What a script never comes to. An unpruned network has no plan: what becomes of plans where networks are saved retrains none.
+# What is nothing to a script. An unpruned network has no plan: what becomes of plans where networks are saved retrains none.
 NEVER = dict.fromkeys(("baseline.py", "checkpoint.py"), ("scap.pruning.files:_own_plan",))
 
 

@@ -103,11 +103,8 @@ def test_a_touched_file_reruns_nothing(project):
 # A changed line: the file, the line and what it becomes; which jobs it reruns at once or by what they read, and which never.
 CHANGES = {
     "surgery": (
-        "scap/pruning/surgery.py",
-        (
-            "        reasons = {layer: self.graph.obstacle(layer) for layer in plan}\n",
-            "        reasons = {layer: self.graph.obstacle(layer) for layer in [*plan]}\n",
-        ),
+        "scap/pruning/trials.py",
+        ("or self.misnamed(layer) for layer in plan}\n", "or self.misnamed(layer) for layer in [*plan]}\n"),
         {"prune": set(POINTS), "evaluate": None, "finetune": None, "sensitivity_table": {"sizes"}},
         {*TRAINED, "activations", "spectrum", "autoencoder", "scores", "method_table"},
     ),
@@ -123,7 +120,7 @@ CHANGES = {
     ),
     "fusion": (
         "scap/criterion/fusion.py",
-        ("    parts, weights = [], ", "    len(terms)\n    parts, weights = [], "),
+        ("    weights = list(settings.terms.values())\n", "    weights = [*settings.terms.values()]\n"),
         {"scores": CRITERIA, "prune": None},
         {*TRAINED, "activations", "spectrum", "autoencoder", "term", "method_table"},
     ),

@@ -59,8 +59,9 @@ def point(path: Path, outs: object, **more: object) -> Path:
 def keep(cache: Path, content: bytes, suffix: str = "") -> str:
     """Put an object into a cache."""
     name = md5_of(content)
-    (cache / name[:2]).mkdir(parents=True, exist_ok=True)
-    (cache / name[:2] / f"{name[2:]}{suffix}").write_bytes(content)
+    path = cache / f"{store.object_path(name)}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
     return name + suffix
 
 
@@ -199,7 +200,7 @@ class TestWithDVC:
         return folder
 
     def objects(self, clone: Path) -> Path:
-        return clone.parents[1] / "remote/files/md5"
+        return clone.parents[1] / "remote"
 
     def test_hostile_pointers_are_refused_and_the_others_restored(self, clone):
         victims = [clone / "Snakefile", clone.parent / "victim", clone.parents[1] / "victim"]

@@ -223,7 +223,7 @@ def test_a_damaged_cache_object_is_named_and_fetched_anew(origin, clone):
 
 
 def test_an_object_damaged_in_the_remote_is_an_error_and_keeps_the_rest(origin, clone):
-    remote = Path(dvc(origin, "remote", "list").split()[1])
+    remote = Path(re.search(r"^store\s+(\S+)", dvc(origin, "remote", "list"), re.MULTILINE)[1])
     model = f"{run_folder(POINT, 'short')}/finetuned.safetensors"
     size = (origin / model).stat().st_size
     stored = [path for path in objects(remote, size) if path.read_bytes() == (origin / model).read_bytes()]
