@@ -83,7 +83,7 @@ def prune_in_rounds(
     full = count_operations(network, images[:1])
     pruned = network
     for number in range(1, rounds + 1):
-        table = score_network(pruned, images, layers=layers, criterion=criterion, autoencoder=autoencoder, coupled=coupled)
+        table = score_network(pruned, images, layers=layers, coupled=coupled, criterion=criterion, autoencoder=autoencoder)
         before = count_operations(pruned, images[:1])
         left = {key: min(1.0, share ** (number / rounds) * full[key] / before[key]) for key, share in budgets.items()}
         try:

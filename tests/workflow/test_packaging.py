@@ -51,7 +51,9 @@ def test_the_lock_meets_the_bounds():
             assert requirement.specifier.contains(versions[requirement.name]), str(requirement)
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("scap", ("figures", "data")), ("workflow", ("figures", "data", "workflow"))])
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("scap", ("figures", "data", "onnx")), ("workflow", ("figures", "data", "workflow"))]
+)
 def test_what_is_imported_is_a_dependency(folder, extras):
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     assert {name.replace("_", "-") for name in imported(folder)} <= {Requirement(line).name for line in lines} | {"packaging"}

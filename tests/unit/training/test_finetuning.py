@@ -226,3 +226,16 @@ def test_what_does_not_fit_is_told(why):
     settings = scap.TrainingSettings(epochs=1, batch_size=8, learning_rate=0.05, **options)
     with pytest.raises(ScapError, match=message):
         scap.finetune(made(), given, settings, **functions)
+
+
+@pytest.mark.parametrize(("channels", "order"), [(4, torch.contiguous_format), (16, torch.channels_last)])
+def test_narrow_strided_convolutions_stay_out_of_channels_last(channels, order):
+    """On the CPU oneDNN writes outside its memory there (scap.models.memory); a wide layer becomes narrow when pruned."""
+    network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 1, stride=2), nn.Flatten(), nn.Linear(32, 2))
+    pruned = scap.prune_network(network.eval(), {"0": list(range(channels))}, data()[0])
+    seen = []
+    pruned[2].register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous(memory_format=order)))
+    scap.finetune(pruned, data(), SETTINGS)
+    assert seen
+    assert all(seen)
+    assert pruned[2].weight.is_contiguous()
