@@ -147,7 +147,7 @@ def test_a_list_that_is_none_is_one_line(folder, listing, message):
 
 def test_a_damaged_list_is_not_believed(folder):
     name = keep(folder / "cache", b"[]", ".dir")
-    (folder / "cache" / name[:2] / name[2:]).write_bytes(b'[{"relpath": "../x", "md5": "x"}]')
+    (folder / "cache" / store.object_path(name)).write_bytes(b'[{"relpath": "../x", "md5": "x"}]')
     pointer = point(folder / "results/x.dvc", [{"path": "a", "md5": name}])
     with pytest.raises(RestoreError, match=f"{name[:2]}/{name[2:]}.* neither in the cache nor, sound, in the remote"):
         list(pointers.tracked_files(pointer))
