@@ -163,4 +163,5 @@ def largest_difference(result: Tensor, expected: Tensor) -> float:
 
 def settings_of(options: argparse.Namespace, representation: str = "complex", kind: str = "nonlinear") -> AutoencoderSettings:
     """The default autoencoder (tanh, bottleneck 8, squared error) in one representation."""
-    return AutoencoderSettings(representation=representation, kind=kind, epochs=5 if options.quick else 200)
+    settings = AutoencoderSettings(representation=representation, kind=kind)
+    return replace(settings, epochs=5) if options.quick else settings

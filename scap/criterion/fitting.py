@@ -113,7 +113,7 @@ def train_autoencoder(
         before = objective()
         optimiser.param_groups[0]["max_eval"] = settings.epochs - objective.passes + 1
         optimiser.step(objective)
-        if objective() > before * (1 - settings.tolerance):
+        if objective() >= before * (1 - settings.tolerance):  # also where nothing moves any more, at a tolerance of 0
             break
     return network
 

@@ -84,3 +84,13 @@ def test_a_random_start_stays_in_the_coordinates_of_the_spectra(monkeypatch):
     fit_autoencoder(layer(), replace(settings, representation="power", start="principal"))
     with pytest.raises(AssertionError, match="outside of the span"):
         fit_autoencoder(layer(), replace(settings, start="principal"))
+
+
+def test_a_fit_ends_where_nothing_moves_any_more():
+    """At a tolerance of 0 and however many passes are allowed: spectra of silence have no gradient."""
+    silent = spectra_of(torch.zeros(3, 2, 4, 4), torch.zeros(3, 2, 4, 4))
+    losses: list[float] = []
+    settings = AutoencoderSettings(bottleneck=2, tolerance=0.0, epochs=100, start="random")
+    fit_autoencoder(silent, settings, report=lambda state: losses.append(state["loss"]))
+    assert losses[-1] <= losses[0]
+    assert len(losses) < 100
