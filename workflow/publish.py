@@ -15,6 +15,7 @@ from typing import Any
 
 from scap.data.sources import md5
 from scap.errors import ScapError
+from scap.reading import read_json
 from workflow.configuration import load_configuration
 from workflow.lineage import Lineage
 from workflow.scripts.provenance import SUFFIX
@@ -40,7 +41,33 @@ def published(config: dict[str, Any], names: Iterable[str]) -> list[Path]:
             files.append(name)
         else:
             raise ScapError(f"{name}: is no target, comparison or file; run snakemake {name} first, or correct the name")
-    return [Path(file) for file in dict.fromkeys(files)]
+    return with_sources(Path(file) for file in dict.fromkeys(files))
+
+
+def with_sources(files: Iterable[Path]) -> list[Path]:
+    """The files, what the same jobs made beside them, and what all of it was made of, as the provenance files say.
+
+    Without these another clone could not tell that, say, a baseline need not be trained again for another threshold.
+    """
+    found: dict[Path, None] = {}
+    waiting, folders = list(files), {}
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = None
+        if path.parent not in folders:
+            notes = {note.with_name(note.name.removesuffix(SUFFIX)): read_json(note) for note in path.parent.glob(f"*{SUFFIX}")}
+            folders[path.parent] = notes
+        if note := folders[path.parent].get(path):
+            waiting += [other for other, its in folders[path.parent].items() if _job(its) == _job(note)]
+            inputs = (note.get("snakemake") or {}).get("input") or []
+            waiting += [Path(name) for name in inputs if name.startswith("results/")]
+    return sorted(found)
+
+
+def _job(note: dict[str, Any]) -> tuple[Any, Any]:
+    return note.get("rule"), note.get("wildcards")
 
 
 def small_files(files: Iterable[Path]) -> list[Path]:

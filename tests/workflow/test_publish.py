@@ -1,6 +1,8 @@
 """Publishing: small files and models of record go to git, and a fresh clone has them back without any network."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +42,25 @@ def test_a_clone_restores_models_from_the_repository_itself(project, tmp_path):
     assert f"{MODEL}.dvc: restored" in clone.python("-m", "workflow.restore")
     assert (clone / MODEL).read_bytes() == (project / MODEL).read_bytes()
     assert "all sound" in clone.python("-m", "workflow.restore", "--check")
+
+
+def test_what_a_result_was_made_of_is_published_with_it(tmp_path, monkeypatch):
+    """And what the same job made: a clone then knows that nothing of it need be made again."""
+    monkeypatch.chdir(tmp_path)
+    made = {
+        "results/tables/mine.csv": ("runs_table", {}, ["results/net/seed0/metrics.json"]),
+        "results/net/seed0/metrics.json": ("evaluate", {"seed": "0"}, ["results/net/seed0/baseline.safetensors", "data/raw"]),
+        "results/net/seed0/baseline.safetensors": ("baseline", {"seed": "0"}, []),
+        "results/net/seed0/baseline.history.csv": ("baseline", {"seed": "0"}, []),
+        "results/net/seed0/other.csv": ("other", {"seed": "0"}, []),
+    }
+    for name, (rule, wildcards, inputs) in made.items():
+        note = {"rule": rule, "wildcards": wildcards, "snakemake": {"input": inputs}}
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        (tmp_path / f"{name}.provenance.json").write_text(json.dumps(note))
+    found = publish.with_sources([Path("results/tables/mine.csv")])
+    assert {str(path) for path in found} == made.keys() - {"results/net/seed0/other.csv"}
 
 
 def test_what_another_remote_holds_stays_out_of_git(project, tmp_path):
