@@ -71,9 +71,14 @@ def _job(note: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def small_files(files: Iterable[Path]) -> list[Path]:
-    """What git gets: the small files that are there, and the provenance of every file, those that stay out included."""
+    """What git gets: the small files that are there, and the provenance of every file, those that stay out included.
+
+    Not that of data sets: each clone makes these itself.
+    """
     found = []
     for file in files:
+        if file.is_relative_to("results/data"):
+            continue
         if file.suffix in SMALL and file.is_file():
             if file.stat().st_size > LARGEST:
                 raise ScapError(f"{file}: has {file.stat().st_size} bytes, more than git is to hold; publish it by DVC")
