@@ -68,7 +68,8 @@ def write_synthetic_spectra(path: Path, case: Case, images: int) -> None:
     """A spectra file as the workflow caches it, float16, of random spectra."""
     shapes = {"inputs": (images, case.inputs, case.side**2), "outputs": (images, case.outputs, case.side**2)}
     generator = torch.Generator().manual_seed(0)
-    with TensorFile(path, shapes, torch.float16, metadata={"height": str(case.side), "width": str(case.side)}) as file:
+    metadata = {"layer": "", "height": str(case.side), "width": str(case.side)}
+    with TensorFile(path, shapes, torch.float16, metadata=metadata) as file:
         for _ in range(images):
             for name, shape in shapes.items():
                 file.append(name, torch.randn(1, *shape[1:], generator=generator))
