@@ -45,7 +45,7 @@ if len(attempts.read_text().split()) == 1:
 # Where the first attempt runs out of time.
 HURRY = """
 def hurried(amount):
-    return lambda wildcards, attempt: attempt * (amount // 600 if wildcards.criterion == "scap-second" else amount)
+    return lambda wildcards, attempt: attempt * (amount // 200 if wildcards.criterion == "scap-second" else amount)
 
 
 """
@@ -178,7 +178,7 @@ def test_a_job_out_of_time_is_tried_again_with_more(submitted):
     jobs = attempts(submitted, "scap-second-own")
     assert states(jobs)[0] == "TIMEOUT"
     assert states(jobs)[-1] == "COMPLETED"
-    assert [job["TimeLimit"] for job in jobs[:2]] == ["00:01:00", "00:02:00"]
+    assert [job["TimeLimit"] for job in jobs[:2]] == ["00:03:00", "00:06:00"]
 
 
 def test_a_cancelled_job_is_tried_again(submitted):
