@@ -53,7 +53,7 @@ def test_a_job_sees_what_a_python_of_its_own_would(run, tmp_path):
     assert (noted["threads"], noted["own"], noted["cwd"]) == ("3", "1", os.getcwd())
     assert noted["process"] != os.getpid()
     assert noted["group"] == os.getpgid(0)  # Ctrl-C and a kill of the group reach it
-    assert noted["interrupt"]
+    assert noted["interrupt"] == (signal.getsignal(signal.SIGINT) is signal.default_int_handler)  # not where nohup ignores it
 
 
 @pytest.mark.parametrize(
