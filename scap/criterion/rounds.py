@@ -80,6 +80,7 @@ def prune_in_rounds(
     budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
     for key, share in budgets.items():
         check_number(share, key, 0, 1)
+    limits: dict[str, Any] = {"multiple": multiple, "min_channels": min_channels, "floors": floors, "ignore": ignore}
     full = count_operations(network, images[:1])
     pruned = network
     for number in range(1, rounds + 1):
@@ -87,16 +88,7 @@ def prune_in_rounds(
         before = count_operations(pruned, images[:1])
         left = {key: min(1.0, share ** (number / rounds) * full[key] / before[key]) for key, share in budgets.items()}
         try:
-            plan = plan_for(
-                table,
-                pruned,
-                images[:1],
-                **left,
-                multiple=multiple,
-                min_channels=min_channels,
-                floors=floors,
-                ignore=ignore,
-            )
+            plan = plan_for(table, pruned, images[:1], **left, **limits)
         except ScapError as error:
             raise ScapError(f"round {number} of {rounds}: {error}") from error
         pruned = prune_network(pruned, plan, images, compensate=compensate, coupled=coupled)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -49,8 +50,7 @@ def finetune(
             Augmentation is the data's.
         loss: A function of the network's outputs and the targets that gives a mean over images; the cross entropy by
             default. Over several processes the loss of a batch is the mean of the losses of its equal parts.
-        evaluate: A function of the network, called after each epoch in evaluation mode without gradients: a number, or
-            several by name.
+        evaluate: Called with the network after each epoch, in evaluation mode, without gradients: a number, or several.
         seed: Of the order and of what the network and the data draw.
         report: Receives each row of the history.
 
@@ -72,9 +72,7 @@ def finetune(
     """
     check_network(network)
     _check_settings(settings, loss)
-    loss = loss or (
-        lambda outputs, targets: functional.cross_entropy(outputs, targets, label_smoothing=settings.label_smoothing)
-    )
+    loss = loss or partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
     batches = _batches(data, settings, seed)
     device = device_and_precision(network)[0]
     state = _start(network, None, settings, seed, device)
@@ -84,10 +82,7 @@ def finetune(
         for epoch in range(settings.epochs):
             start = time.perf_counter()
             with _deterministic(seed + processes().rank, epoch, device):
-                row = {"epoch": epoch + 1, **_epoch(state, trained, batches, loss, epoch, device)}
-            if not math.isfinite(row["loss"]):
-                problem = f"the loss is {row['loss']} in epoch {epoch + 1}"
-                raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")
+                row = _epoch(state, trained, batches, loss, epoch, device)
             row |= _evaluation(evaluate, kept) if evaluate is not None else {}
             history.append(row | {"seconds": time.perf_counter() - start})
             if report is not None:
@@ -128,7 +123,11 @@ def _epoch(
         seen += 1
     if not seen:
         raise ScapError("data: it gave no batch in this epoch; a list or a DataLoader can be read again, an iterator cannot")
-    return {"learning_rate": rate, "loss": mean_over_processes(total / seen)}
+    mean = mean_over_processes(total / seen)
+    if not math.isfinite(mean):
+        problem = f"the loss is {mean} in epoch {epoch + 1}"
+        raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")
+    return {"epoch": epoch + 1, "learning_rate": rate, "loss": mean}
 
 
 def _placed(batch: Any, device: torch.device, order: torch.memory_format) -> tuple[Example, Any]:
