@@ -142,7 +142,7 @@ class Project:
         """A copy of the files of this repository."""
         for name in PARTS:
             if (ROOT / name).is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp")
+                ignored = shutil.ignore_patterns("*.pyc.*", "cache", "tmp")  # compiled code is valid in a copy too
                 shutil.copytree(ROOT / name, folder / name, ignore=ignored)
             else:
                 shutil.copy(ROOT / name, folder)
@@ -152,7 +152,6 @@ class Project:
             shutil.rmtree(folder / "config/experiments")
         (folder / "notes").mkdir()
         (folder / "hook").mkdir()
-        (folder / "hook/sitecustomize.py").write_text(HOOK)
         return cls(folder)
 
     def __truediv__(self, path: str) -> Path:
@@ -172,25 +171,35 @@ class Project:
 
     def start_python(self, *arguments: str) -> subprocess.Popen[str]:
         """Start python in the folder, in a process group of its own."""
-        paths = {"PYTHONPATH": str(self / "hook"), "NOTES": str(self / "notes")}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")}
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env=environment | paths,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
+    def environment(self) -> dict[str, str]:
+        """That of the tests, and where HOOK lies and writes."""
+        paths = {"PYTHONPATH": str(self / "hook"), "NOTES": str(self / "notes")}
+        return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")} | paths
+
     def snakemake(self, *arguments: str, succeeds: bool = True) -> str:
         """What snakemake printed, after it ended as expected."""
-        return _output(self.start(*arguments), succeeds)
+        from warm import snakemake  # here, as tests of the library need not import Snakemake
+
+        status, printed = snakemake(self.folder, (*arguments, *MACHINE), self.environment())
+        assert (status == 0) == succeeds, printed
+        return printed
 
     def python(self, *arguments: str, succeeds: bool = True) -> str:
         """What python printed, after it ended as expected."""
-        return _output(self.start_python(*arguments), succeeds)
+        process = self.start_python(*arguments)
+        printed = process.communicate()[0]
+        assert (process.returncode == 0) == succeeds, printed
+        return printed
 
     def plan(self, *targets: str) -> dict[str, set[str]]:
         """The jobs of a dry run, those of each rule by name; without the target itself."""
@@ -212,12 +221,6 @@ class Project:
             (self / path).write_text(text)
 
 
-def _output(process: subprocess.Popen[str], succeeds: bool) -> str:
-    output = process.communicate()[0]
-    assert (process.returncode == 0) == succeeds, output
-    return output
-
-
 @pytest.fixture(scope="session")
 def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
     """Makes a copy of the project, with the tiny experiment or (None) with the configuration as it is."""
@@ -237,7 +240,9 @@ def _finish(folder: Path) -> None:
     project.git("add", "--all")
     project.git("commit", "--message", "sources")
     planned = project.snakemake("--dry-run")
+    (project / "hook/sitecustomize.py").write_text(HOOK)
     (project / "hook/printed.txt").write_text(project.snakemake())  # there git ignores it
+    (project / "hook/sitecustomize.py").unlink()
     folder.with_suffix(".out").write_text(planned)
 
 
