@@ -24,52 +24,6 @@ settings.load_profile("untimed")
 ROOT = Path(__file__).parent.parent
 # One thread a job: so small a network gains nothing from more, and results do not depend on the machine's cores.
 MACHINE = ("--cores", "2", "--set-threads", "baseline=1")
-# Notes, when a job ends, which lines begin functions of the project that it has called:
-# from the import of `job` on, as the scripts import PyTorch before, and not while modules are imported.
-HOOK = """
-import atexit, json, os, pathlib, sys, threading
-
-FOLDER = os.getcwd()
-called = {}
-
-class Start:
-    def find_spec(name, path=None, target=None):
-        if name == "job":
-            threading.setprofile(profile)
-            sys.setprofile(profile)
-
-def profile(frame, event, argument):
-    code = frame.f_code
-    if event == "call" and code.co_filename.startswith(FOLDER) and id(code) not in called and not importing(frame):
-        called[id(code)] = code
-
-def importing(frame):
-    while frame is not None:
-        code = frame.f_code
-        inside = code.co_filename.startswith(FOLDER) and not code.co_filename.endswith("/fork_server.py")
-        if code.co_name == "<module>" and inside and "/.snakemake/" not in code.co_filename:
-            return True
-        frame = frame.f_back
-    return False
-
-def note():
-    job = getattr(sys.modules["__main__"], "snakemake", None)
-    if hasattr(job, "rule"):
-        script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
-        lines = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in list(called.values())]
-        called_at = [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]
-        note = {"rule": job.rule, "script": script, "wildcards": dict(job.wildcards.items()), "called": called_at}
-        pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
-
-def begin():
-    atexit.register(note)
-    sys.meta_path.insert(0, Start)
-
-if "/.snakemake/scripts/" in sys.orig_argv[-1]:
-    begin()
-elif any(part.endswith("/fork_server.py") for part in sys.orig_argv):
-    os.register_at_fork(after_in_child=begin)
-"""
 
 
 def choices(cls: type, name: str) -> tuple[str, ...]:
@@ -182,7 +136,7 @@ class Project:
         )
 
     def environment(self) -> dict[str, str]:
-        """That of the tests, and where HOOK lies and writes."""
+        """That of the tests, and where tests/hook.py lies and writes."""
         paths = {"PYTHONPATH": str(self / "hook"), "NOTES": str(self / "notes")}
         return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")} | paths
 
@@ -240,7 +194,7 @@ def _finish(folder: Path) -> None:
     project.git("add", "--all")
     project.git("commit", "--message", "sources")
     planned = project.snakemake("--dry-run")
-    (project / "hook/sitecustomize.py").write_text(HOOK)
+    shutil.copy(ROOT / "tests/hook.py", project / "hook/sitecustomize.py")
     (project / "hook/printed.txt").write_text(project.snakemake())  # there git ignores it
     (project / "hook/sitecustomize.py").unlink()
     folder.with_suffix(".out").write_text(planned)

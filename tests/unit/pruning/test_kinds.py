@@ -6,24 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from wired import Wired
 
 import scap
 from scap.errors import ScapError
 from scap.pruning.check import relative_difference
 from scap.pruning.surgery import explain, prunable_layers, prune_network
-
-
-class Wired(nn.Module):
-    """Layers that a function wires together."""
-
-    def __init__(self, wire, **layers):
-        super().__init__()
-        self.wire = wire
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, images):
-        return self.wire(self, images)
 
 
 class Frozen(nn.Module):
