@@ -24,52 +24,6 @@ settings.load_profile("untimed")
 ROOT = Path(__file__).parent.parent
 # One thread a job: so small a network gains nothing from more, and results do not depend on the machine's cores.
 MACHINE = ("--cores", "2", "--set-threads", "baseline=1")
-# Notes, when a job ends, which lines begin functions of the project that it has called:
-# from the import of `job` on, as the scripts import PyTorch before, and not while modules are imported.
-HOOK = """
-import atexit, json, os, pathlib, sys, threading
-
-FOLDER = os.getcwd()
-called = {}
-
-class Start:
-    def find_spec(name, path=None, target=None):
-        if name == "job":
-            threading.setprofile(profile)
-            sys.setprofile(profile)
-
-def profile(frame, event, argument):
-    code = frame.f_code
-    if event == "call" and code.co_filename.startswith(FOLDER) and id(code) not in called and not importing(frame):
-        called[id(code)] = code
-
-def importing(frame):
-    while frame is not None:
-        code = frame.f_code
-        inside = code.co_filename.startswith(FOLDER) and not code.co_filename.endswith("/fork_server.py")
-        if code.co_name == "<module>" and inside and "/.snakemake/" not in code.co_filename:
-            return True
-        frame = frame.f_back
-    return False
-
-def note():
-    job = getattr(sys.modules["__main__"], "snakemake", None)
-    if hasattr(job, "rule"):
-        script = "workflow/scripts/" + pathlib.Path(sys.argv[0]).name.split(".", 1)[1]  # snakemake runs a copy of it
-        lines = [(os.path.relpath(code.co_filename), code.co_firstlineno) for code in list(called.values())]
-        called_at = [(file, line) for file, line in lines if file.startswith(("scap/", "workflow/"))]
-        note = {"rule": job.rule, "script": script, "wildcards": dict(job.wildcards.items()), "called": called_at}
-        pathlib.Path(os.environ["NOTES"], f"{os.getpid()}.json").write_text(json.dumps(note))
-
-def begin():
-    atexit.register(note)
-    sys.meta_path.insert(0, Start)
-
-if "/.snakemake/scripts/" in sys.orig_argv[-1]:
-    begin()
-elif any(part.endswith("/fork_server.py") for part in sys.orig_argv):
-    os.register_at_fork(after_in_child=begin)
-"""
 
 
 def choices(cls: type, name: str) -> tuple[str, ...]:
@@ -101,6 +55,12 @@ def jobs(output: str) -> list[Job]:
         wildcards = dict(part.split("=", 1) for part in fields.get("wildcards", "").split(", ") if part)
         found.append(Job(rule, fields.get("input", "").split(", "), wildcards))
     return found
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The inner loop does not even import what it leaves out (-m "not workflow and not slurm")."""
+    left_out = [part.removeprefix("not ") for part in config.option.markexpr.split(" and ") if part.startswith("not ")]
+    return True if collection_path.parent == ROOT / "tests" and collection_path.name in left_out else None
 
 
 LONG = ("test_slurm.py", "test_storage.py", "test_reruns.py", "test_workflow.py")
@@ -142,7 +102,7 @@ class Project:
         """A copy of the files of this repository."""
         for name in PARTS:
             if (ROOT / name).is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp")
+                ignored = shutil.ignore_patterns("*.pyc.*", "cache", "tmp")  # compiled code is valid in a copy too
                 shutil.copytree(ROOT / name, folder / name, ignore=ignored)
             else:
                 shutil.copy(ROOT / name, folder)
@@ -152,7 +112,6 @@ class Project:
             shutil.rmtree(folder / "config/experiments")
         (folder / "notes").mkdir()
         (folder / "hook").mkdir()
-        (folder / "hook/sitecustomize.py").write_text(HOOK)
         return cls(folder)
 
     def __truediv__(self, path: str) -> Path:
@@ -172,25 +131,35 @@ class Project:
 
     def start_python(self, *arguments: str) -> subprocess.Popen[str]:
         """Start python in the folder, in a process group of its own."""
-        paths = {"PYTHONPATH": str(self / "hook"), "NOTES": str(self / "notes")}
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")}
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env=environment | paths,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
+    def environment(self) -> dict[str, str]:
+        """That of the tests, and where tests/hook.py lies and writes."""
+        paths = {"PYTHONPATH": str(self / "hook"), "NOTES": str(self / "notes")}
+        return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE_")} | paths
+
     def snakemake(self, *arguments: str, succeeds: bool = True) -> str:
         """What snakemake printed, after it ended as expected."""
-        return _output(self.start(*arguments), succeeds)
+        from warm import snakemake  # here, as tests of the library need not import Snakemake
+
+        status, printed = snakemake(self.folder, (*arguments, *MACHINE), self.environment())
+        assert (status == 0) == succeeds, printed
+        return printed
 
     def python(self, *arguments: str, succeeds: bool = True) -> str:
         """What python printed, after it ended as expected."""
-        return _output(self.start_python(*arguments), succeeds)
+        process = self.start_python(*arguments)
+        printed = process.communicate()[0]
+        assert (process.returncode == 0) == succeeds, printed
+        return printed
 
     def plan(self, *targets: str) -> dict[str, set[str]]:
         """The jobs of a dry run, those of each rule by name; without the target itself."""
@@ -212,12 +181,6 @@ class Project:
             (self / path).write_text(text)
 
 
-def _output(process: subprocess.Popen[str], succeeds: bool) -> str:
-    output = process.communicate()[0]
-    assert (process.returncode == 0) == succeeds, output
-    return output
-
-
 @pytest.fixture(scope="session")
 def new_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Project]:
     """Makes a copy of the project, with the tiny experiment or (None) with the configuration as it is."""
@@ -237,7 +200,9 @@ def _finish(folder: Path) -> None:
     project.git("add", "--all")
     project.git("commit", "--message", "sources")
     planned = project.snakemake("--dry-run")
+    shutil.copy(ROOT / "tests/hook.py", project / "hook/sitecustomize.py")
     (project / "hook/printed.txt").write_text(project.snakemake())  # there git ignores it
+    (project / "hook/sitecustomize.py").unlink()
     folder.with_suffix(".out").write_text(planned)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 import scap
 from scap.data.datasets import load_dataset, normalise, read_source
@@ -57,6 +56,8 @@ def test_efficientnet_lite0_is_trained_pruned_and_fine_tuned_on_a_folder(images,
 
 def test_efficientnet_lite0_knows_the_classes_of_imagenet(tmp_path):
     """On scikit-learn's two photographs: a palace (class 698) and a flower, nearest a daisy (985)."""
+    from sklearn.datasets import load_sample_images  # here, as every process of pytest-xdist imports this file
+
     for part in ("train", "val"):
         for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
             (tmp_path / part / name).mkdir(parents=True)

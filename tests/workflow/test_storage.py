@@ -31,6 +31,7 @@ def after_another_threshold() -> dict[str, set[str]]:
     return {rule: {name.replace("-0.5", "-0.4") for name in names} for rule, names in jobs.items()}
 
 
+FIGURE, PRUNE = "scap/figures/channels.py", "workflow/scripts/prune.py"
 CHANNELS = {"figure": {"quick/channels"}}
 PRUNED = from_pruning(set(POINTS), FIGURES - {"method", "scores"})
 AFTER_PRUNING = after_another_threshold()
@@ -117,19 +118,20 @@ def test_a_restored_clone_has_nothing_to_do_and_the_same_bytes(origin, restored)
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new", "planned"),
+    ("edits", "planned"),
     [
-        (CONFIG, "thresholds: [0.5]", "thresholds: [0.4]", AFTER_PRUNING),
-        ("scap/figures/channels.py", "    before, after = table[", "    len(table)\n    before, after = table[", CHANNELS),
-        ("scap/figures/channels.py", '"""', '"""Edited. ', {}),
-        ("workflow/scripts/prune.py", "    own = read_scores(", "    len(inputs)\n    own = read_scores(", PRUNED),
-        ("workflow/scripts/prune.py", '"""', '"""Edited. ', {}),
+        ([(CONFIG, "thresholds: [0.5]", "thresholds: [0.4]")], AFTER_PRUNING),
+        ([(FIGURE, "    before, after = table[", "    len(table)\n    before, after = table[")], CHANNELS),
+        ([(PRUNE, "    own = read_scores(", "    len(inputs)\n    own = read_scores(")], PRUNED),
+        ([(FIGURE, '"""', '"""Edited. '), (PRUNE, '"""', '"""Edited. ')], {}),
     ],
 )
-def test_what_was_edited_before_the_restore_is_stale(clone, path, old, new, planned):
+def test_what_was_edited_before_the_restore_is_stale(clone, edits, planned):
     """Configuration, modules and scripts are compared with what made the results, not with the date of the pull."""
-    text = (clone / path).read_text()
-    (clone / path).write_text(text.replace(old, new, 1))
+    for path, old, new in edits:
+        text = (clone / path).read_text()
+        assert old in text
+        (clone / path).write_text(text.replace(old, new, 1))
     restore(clone)
     assert clone.plan() == planned
 

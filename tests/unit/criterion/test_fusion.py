@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scap.criterion.fusion import channel_scores, evaluate_term, fuse, importance, normalise_term, score_table
@@ -176,12 +176,14 @@ def test_a_scale_that_leaves_the_unit_interval_is_named(how, highest):
         channel_scores("conv1", {"l1": NORMS}, criterion({"l1": 1}, normalise={"l1": how}))
 
 
+@settings(max_examples=40)  # each makes tables
 @given(layers_of_scores, st.floats(0, 1), st.floats(0, 1), st.integers(1, 5))
 def test_law_7_a_lower_threshold_never_prunes_more(scores, one, other, multiple):
     low, high = (plan_at(table_of(scores), t, multiple) for t in sorted((one, other)))
     assert all(set(high[layer]) <= set(low[layer]) for layer in low)
 
 
+@settings(max_examples=40)  # each makes tables
 @given(layers_of_scores, st.floats(0, 1), st.integers(1, 5))
 def test_law_7_no_layer_is_emptied_and_zero_keeps_all(scores, threshold, multiple):
     for row, kept in zip(scores, plan_at(table_of(scores), threshold, multiple).values(), strict=True):

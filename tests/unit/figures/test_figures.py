@@ -102,6 +102,7 @@ FIGURES = {
     "method-12x20": lambda folder: method_figure(method(folder / "m.csv", 12, 20)),
     "scores": lambda folder: scores_figure(scores(folder / "s.csv", VGG), 0.6, "vgg16, scap"),
     "scores-quarter": lambda folder: scores_figure(scores(folder / "s.csv", QUARTER), 0.6),
+    "scores-few": lambda folder: scores_figure(scores(folder / "s.csv", {"first": 4, "second": 7}), 0.6),
     "scores-resnet": lambda folder: scores_figure(scores(folder / "s.csv", RESNET), 0.6, "resnet20"),
     "scores-l1": lambda folder: scores_figure(scores(folder / "s.csv", VGG, False), 0.6),
     "scores-budget": lambda folder: scores_figure(scores(folder / "s.csv", VGG), title="vgg16, scap"),
@@ -174,7 +175,7 @@ def saved(figure, folder):
 
 
 def test_saved_twice_is_the_same_bytes(tmp_path):
-    figure = FIGURES["finetuning"](tmp_path)
+    figure = FIGURES["finetuning-epoch"](tmp_path)
     png, pdf = saved(figure, tmp_path / "first")
     assert png.startswith(b"\x89PNG")
     assert pdf.startswith(b"%PDF")
@@ -182,7 +183,7 @@ def test_saved_twice_is_the_same_bytes(tmp_path):
     assert saved(figure, tmp_path / "second") == [png, pdf]
 
 
-@pytest.mark.parametrize("name", ["method-2x2", "scores-quarter", "tradeoff"])
+@pytest.mark.parametrize("name", ["method-2x2", "scores-few", "finetuning-epoch"])
 def test_drawn_again_under_other_settings_is_the_same_bytes(name, tmp_path):
     first = saved(FIGURES[name](tmp_path), tmp_path)
     with rc_context({"font.size": 20, "pdf.fonttype": 3, "savefig.bbox": "tight", "lines.linewidth": 5}):

@@ -67,11 +67,10 @@ def test_a_shortcut_takes_every_second_pixel_and_pads_the_channels_with_zeros(ch
     assert not outputs.any()
 
 
-@pytest.mark.parametrize("width", [1, 0.3])
-def test_the_layers_known_without_torch_are_those_that_can_be_pruned(width):
+@pytest.mark.parametrize(("name", "width"), [("vgg16", 0.3), ("resnet20", 1), ("resnet32", 0.3)])
+def test_the_layers_known_without_torch_are_those_that_can_be_pruned(name, width):
     assert PRUNABLE.keys() == ARCHITECTURES.keys()
-    for name in ("vgg16", "resnet20", "resnet32"):
-        assert prunable_layers(build_network(name, width=width), torch.zeros(1, 3, 32, 32)) == PRUNABLE[name]
+    assert prunable_layers(build_network(name, width=width), torch.zeros(1, 3, 32, 32)) == PRUNABLE[name]
 
 
 def test_law_8_the_convolution_inside_a_block_is_pruned_alone():

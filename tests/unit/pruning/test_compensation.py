@@ -158,12 +158,13 @@ def test_a_copy_behind_an_activation_is_replaced_exactly_in_float32():
     torch.testing.assert_close(pruned(images), network(images), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["channelwise", "full"])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_consumers_calibration_error_never_rises_and_is_the_reported_one(how, seed):
+@pytest.mark.parametrize(
+    ("how", "seed", "count"), [("full", 0, 6), ("channelwise", 1, 12), ("full", 2, 40), ("channelwise", 3, 80)]
+)
+def test_the_consumers_calibration_error_never_rises_and_is_the_reported_one(how, seed, count):
     """Also with few images, and layer after layer."""
     torch.manual_seed(seed)
-    images = images_for(count=(6, 12, 40, 80)[seed], seed=seed)
+    images = images_for(count, seed=seed)
     network = settled(Blocks(), images)
     # Not `stem` and `outer`, which the residual stream couples.
     layers = ["inner", "left", "right", "deeper"]

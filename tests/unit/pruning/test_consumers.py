@@ -6,25 +6,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
+from wired import Wired
 
 from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning import consumers as module
 from scap.pruning.consumers import find_consumers, slopes
 from scap.pruning.surgery import prunable_layers
-
-
-class Wired(nn.Module):
-    """Layers that a function wires together."""
-
-    def __init__(self, wire, **layers):
-        super().__init__()
-        self.wire = wire
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, images):
-        return self.wire(self, images)
 
 
 def found(network, layer="a", size=8):

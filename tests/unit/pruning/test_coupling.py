@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from wired import Wired
 
 import scap
 from scap.errors import ScapError
@@ -15,19 +16,6 @@ from scap.pruning.surgery import explain, prunable_layers, prune_network
 from scap.pruning.trials import Surgery
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Wired(nn.Module):
-    """Layers that a function wires together."""
-
-    def __init__(self, wire, **layers):
-        super().__init__()
-        self.wire = wire
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, images):
-        return self.wire(self, images)
 
 
 def conv(inputs, outputs, size=1, **arguments):
