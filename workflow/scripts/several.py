@@ -1,4 +1,4 @@
-"""A fine-tuning in several processes on this machine: torchrun starts this file, which runs finetune.py's `finetune` in each."""
+"""A fine-tuning in several processes of this machine: torchrun starts this file in each, which calls finetune.py."""
 
 import json
 import logging
