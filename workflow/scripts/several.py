@@ -20,7 +20,8 @@ def start(count: int, arguments: dict[str, Any], log: str, name: str, threads: i
         task = Path(folder, "task.json")
         task.write_text(json.dumps({"arguments": arguments, "log": log, "name": name, "threads": max(1, threads // count)}))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        done = subprocess.run([*torchrun, __file__, str(task)], capture_output=True, text=True, check=False)
+        paths = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # the library that this job uses
+        done = subprocess.run([*torchrun, __file__, str(task)], env=paths, capture_output=True, text=True, check=False)
         errors = sorted(Path(folder).glob("error-*"))
         if errors:
             raise ScapError(errors[0].read_text())
@@ -55,7 +56,7 @@ def own_device(rank: int, count: int, threads: int) -> str:
         return "cpu"
     if found < count:
         raise ScapError(
-            f"gpu: {count} GPUs are asked for, but this machine shows {found}; lower it, or run where there are more"
+            f"gpu: {count} GPUs are asked for, but there are {found} here; lower it, or run it where there are more"
         )
     torch.cuda.set_device(rank)
     torch.backends.cudnn.deterministic = True
