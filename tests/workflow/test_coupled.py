@@ -28,7 +28,7 @@ SHAPE = (1, 1, 32, 32)
 ARCHITECTURE = {"architecture": NAME, "holdout": 4}
 CALIBRATION = {"images": 12, "outputs": "activated", "dtype": "float16"}
 FULL = {"how": "full", "images": 12}
-RUN = "results/tiny/seed0/l1/widths-own/macs-0.4/compensation-full/twice"
+RUN = "results/tiny/seed0/l1/widths-own/macs-0.4/compensation-norms/twice"
 CONFIGURATION = """
 datasets:
   digits: {source: digits}
@@ -47,11 +47,11 @@ criteria:
   fidelity: {terms: {fidelity: 1}, autoencoder: {bottleneck: 2, epochs: 2}, calibration: {images: 16}}
 compensations:
   none: {how: none}
-  full: {how: full, images: 32}
+  norms: {how: batch-norm, images: 32}
 comparisons:
   groups:
     runs:
-      - &groups {networks: [tiny], seeds: [0], criteria: [l1], macs: [0.4], compensations: [full], schedules: [twice]}
+      - &groups {networks: [tiny], seeds: [0], criteria: [l1], macs: [0.4], compensations: [norms], schedules: [twice]}
       - {<<: *groups, criteria: [fidelity], widths: [l1], macs: [], thresholds: [0.5], compensations: [none], schedules: [none]}
     figures: [channels]
 targets:
