@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 _PUBLIC = {
     "AutoencoderSettings": "criterion.settings",
     "CriterionSettings": "criterion.settings",
+    "Latency": "pruning.latency",
     "ScapError": "errors",
     "TrainingSettings": "training.settings",
     "count_operations": "pruning.counting",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from scap.pruning.export import export_onnx as export_onnx
     from scap.pruning.files import load_network as load_network
     from scap.pruning.files import save_network as save_network
+    from scap.pruning.latency import Latency as Latency
     from scap.pruning.latency import measure_latency as measure_latency
     from scap.pruning.plans import plan_at as plan_at
     from scap.pruning.plans import plan_of_widths as plan_of_widths

@@ -22,8 +22,10 @@ AUTOENCODER = f"{CALIBRATION}/autoencoders/{{autoencoder}}"
 CRITERION = f"{NETWORK}/{{criterion}}"
 PRUNED = f"{CRITERION}/widths-{{widths}}/{{size}}/compensation-{{compensation}}"
 RUN = f"{PRUNED}/{{schedule}}"
+ROUND = f"{RUN}/rounds/{{round}}"
 
 NUMBER = r"0(\.\d+)?|1(\.0+)?|\d(\.\d+)?e-\d+"  # as Python writes a number in [0, 1]
+PRUNED_FILES = ("pruned.safetensors", "channels.csv", "compensation.csv")
 Run = dict[str, Any]  # the wildcards of a run
 
 
@@ -42,9 +44,19 @@ class Lineage:
     # Networks and criteria
 
     def layers(self, network: str) -> list[str]:
-        """Names of the convolutions that are analysed and pruned."""
+        """Names of the convolutions that are analysed and pruned; of groups only those that the configuration names."""
         entry = self.config["networks"][network]
-        return entry["layers"] if "layers" in entry else PRUNABLE[entry["architecture"]]
+        every = [] if entry["coupled"] else PRUNABLE.get(entry["architecture"], [])
+        return entry.get("layers", every)
+
+    def coupled(self, network: str) -> bool:
+        """Whether groups of layers are pruned."""
+        return self.config["networks"][network]["coupled"]
+
+    def rounds(self, network: str, schedule: str) -> int:
+        """In how many rounds a schedule prunes and trains."""
+        schedules = self.config["networks"][network]["finetuning"]
+        return schedules[schedule]["rounds"] if schedule in schedules else 1
 
     @cached_property
     def all_layers(self) -> list[str]:
@@ -80,8 +92,8 @@ class Lineage:
         return {term: f"{path}/terms/{term}.csv" for term in terms if needs(term) & {"outputs", "network"}}
 
     def autoencoder_files(self, network: str, seed: int | str, criterion: str, suffix: str) -> list[str]:
-        """Files of a criterion's autoencoders, one a layer; none where no term needs them."""
-        if "autoencoder" not in self.needs(criterion):
+        """Files of a criterion's autoencoders, one a layer; none where no term needs them, or one job makes all scores."""
+        if "autoencoder" not in self.needs(criterion) or self.coupled(network):
             return []
         names = {"calibration": self.calibration(criterion), "autoencoder": self.autoencoder(criterion)}
         path = AUTOENCODER.format(network=network, seed=seed, **names)
@@ -109,8 +121,9 @@ class Lineage:
         return [run for run in trained if all(run[key] == trained[0][key] for key in ("network", "seed", "size"))]
 
     def method_run(self, comparison: str) -> Run:
-        """The first run that fits autoencoders to spectra, with a layer a quarter into the network."""
-        run = next(run for run in self.runs(comparison) if sees_spectra(self.config["criteria"][run["criterion"]]))
+        """The first run that fits autoencoders to spectra of single layers, with a layer a quarter into the network."""
+        runs = [run for run in self.runs(comparison) if not self.coupled(run["network"])]
+        run = next(run for run in runs if sees_spectra(self.config["criteria"][run["criterion"]]))
         layers = self.layers(run["network"])
         names = {"calibration": self.calibration(run["criterion"]), "autoencoder": self.autoencoder(run["criterion"])}
         return run | names | {"layer": layers[len(layers) // 4]}
@@ -132,17 +145,31 @@ class Lineage:
             return [table_path(comparison, name)]
         if name == "histories":
             return [f"{RUN}/history.csv".format(**run) for run in self.drawn_runs(comparison)]
-        pattern = {"scores": f"{CRITERION}/scores.csv", "channels": f"{PRUNED}/channels.csv"}[name]
-        return [pattern.format(**self.first_run(comparison))]
+        first = self.first_run(comparison)
+        return [f"{CRITERION}/scores.csv".format(**first) if name == "scores" else f"{self.cut(first)}/channels.csv"]
+
+    def cut(self, run: Run, number: int | None = None) -> str:
+        """The folder of the pruned network of a run, or of one of its rounds; the last one by default."""
+        rounds = self.rounds(run["network"], run["schedule"])
+        return PRUNED.format(**run) if rounds == 1 else ROUND.format(**run | {"round": number or rounds})
+
+    def trained(self, run: Run, number: int) -> str:
+        """The folder of what a round of a run has fine-tuned; of the last one it is that of the run."""
+        last = number == self.rounds(run["network"], run["schedule"])
+        return RUN.format(**run) if last else ROUND.format(**run | {"round": number})
 
     def run_files(self, run: Run) -> Iterator[str]:
         """Every artifact of a run that is kept; activations and spectra are caches and may be deleted."""
         names = ["baseline.safetensors", "baseline.json"]
         patterns = [f"{NETWORK}/{name}" for name in names] + [f"{CRITERION}/scores.csv", f"{RUN}/metrics.json"]
-        patterns += [f"{PRUNED}/{name}" for name in ("pruned.safetensors", "channels.csv", "compensation.csv")]
-        if run["schedule"] != "none":
-            patterns += [f"{RUN}/{name}" for name in ("finetuned.safetensors", "history.csv")]
         yield from (pattern.format(**run) for pattern in patterns)
+        rounds = self.rounds(run["network"], run["schedule"])
+        for number in range(1, rounds + 1):
+            if number > 1:
+                yield f"{self.cut(run, number)}/scores.csv"
+            yield from (f"{self.cut(run, number)}/{name}" for name in PRUNED_FILES)
+            if run["schedule"] != "none":
+                yield from (f"{self.trained(run, number)}/{name}" for name in ("finetuned.safetensors", "history.csv"))
         for suffix in ("safetensors", "csv"):
             yield from self.autoencoder_files(run["network"], run["seed"], run["criterion"], suffix)
 

@@ -16,6 +16,7 @@ from scap.training.settings import TrainingSettings
 from workflow.yaml_files import ConfigurationError
 
 RULES = Path(__file__).with_name("rules")
+RULE = r"^(?:use rule \w+ as|rule) (\w+)"
 REPEATED = re.compile(r"(.+?)\1{20,}$")  # Snakemake takes such a name for a path that grows without end
 Section = dict[str, Any]
 
@@ -53,7 +54,7 @@ def _check_names(config: Section) -> None:
 def _check_targets(config: Section) -> None:
     if "all" not in config["targets"]:
         raise ConfigurationError("config: targets: 'all' is missing; it is what `snakemake` without a target makes")
-    rules = {name for path in RULES.glob("*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)}
+    rules = {name for path in RULES.glob("*.smk") for name in re.findall(RULE, path.read_text(), re.MULTILINE)}
     for name, members in config["targets"].items():
         if name in rules:
             raise ConfigurationError(f"config: targets.{name}: a rule has this name; choose another")
@@ -83,6 +84,17 @@ def _check_network(path: str, entry: Section, source: str) -> None:
     trainings |= {f"finetuning.{name}": schedule for name, schedule in entry["finetuning"].items()}
     for key, training in trainings.items():
         _check_training(f"{path}.{key}", training, entry.get("train_images", left), size)
+    for name, schedule in entry["finetuning"].items():
+        _check_schedule(f"{path}.finetuning.{name}", schedule, entry["gpu"])
+
+
+def _check_schedule(path: str, schedule: Section, gpu: int) -> None:
+    if schedule["rounds"] > 1 and schedule["start"] == "scratch":
+        problem = f"{schedule['rounds']} rounds prune by what training has made of the weights; leave out 'start: scratch'"
+        raise ConfigurationError(f"config: {path}.rounds: {problem}, or the rounds")
+    if schedule["batch_size"] % max(1, gpu):
+        problem = f"{schedule['batch_size']} does not divide by the {gpu} processes of 'gpu: {gpu}'; give a multiple"
+        raise ConfigurationError(f"config: {path}.batch_size: {problem}")
 
 
 def _check_layers(path: str, entry: Section) -> None:
@@ -91,10 +103,11 @@ def _check_layers(path: str, entry: Section) -> None:
         check_architecture(architecture)
     except (ScapError, OSError, ValueError) as error:  # a path that no file can have, too
         raise ConfigurationError(f"config: {path}.{error}".replace("\n", "\\n")) from error
-    if layers is None and architecture not in PRUNABLE:
+    if layers is None and architecture not in PRUNABLE and not entry["coupled"]:
         raise ConfigurationError(f"config: {path}.layers: is missing; name the convolutions of {architecture} to prune")
     for layer in layers or []:
-        _known(layer, PRUNABLE.get(architecture, layers), f"{path}.layers", f"the layers of {architecture}")
+        if not entry["coupled"]:  # any layer may be what a group is named by, but for a trace nobody knows
+            _known(layer, PRUNABLE.get(architecture, layers), f"{path}.layers", f"the layers of {architecture}")
         if not re.fullmatch(r"\w+(\.\w+)*", layer) or REPEATED.search(layer):
             raise ConfigurationError(
                 f"config: {path}.layers: {layer!r} cannot be a layer; give its path, such as 'layer1.0.conv1'"
@@ -112,7 +125,7 @@ def _check_layers(path: str, entry: Section) -> None:
 def channels_of(network: Section) -> dict[str, int]:
     """Output channels of the layers that are pruned, of a built-in architecture."""
     known = output_channels(network["architecture"], network["width"])
-    return {layer: known[layer] for layer in network.get("layers", known)}
+    return {layer: known[layer] for layer in network.get("layers", known) if layer in known} or known
 
 
 def _check_training(path: str, training: Section, images: int, size: int) -> None:
@@ -125,7 +138,7 @@ def _check_training(path: str, training: Section, images: int, size: int) -> Non
                 f"config: {path}.small_images: {side} is more than the {size} pixels of an image; give less"
             )
     try:
-        TrainingSettings(**{key: value for key, value in training.items() if key != "start"})
+        TrainingSettings(**{key: value for key, value in training.items() if key not in ("start", "rounds")})
     except ScapError as error:
         raise ConfigurationError(f"config: {path}: {str(error).removeprefix('training: ')}") from error
 
@@ -154,8 +167,19 @@ def _check_grid(path: str, grid: Section, config: Section) -> None:
     for network, schedule in product(grid["networks"], grid["schedules"]):
         names = ["none", *config["networks"][network]["finetuning"]]
         _known(schedule, names, f"{path}.schedules", f"networks.{network}.finetuning")
+        if schedule != "none":
+            _check_rounds(path, grid, schedule, config["networks"][network]["finetuning"][schedule]["rounds"])
     for network in grid["networks"]:
         _check_calibrations(path, grid, network, config)
+
+
+def _check_rounds(path: str, grid: Section, schedule: str, rounds: int) -> None:
+    if rounds > 1 and grid["thresholds"]:
+        problem = f"'{schedule}' prunes in {rounds} rounds, each of which takes its part of a budget; give macs or params"
+        raise ConfigurationError(f"config: {path}.thresholds: {problem}")
+    if rounds > 1 and (others := [widths for widths in grid["widths"] if widths not in ("own", "uniform")]):
+        problem = f"'{schedule}' prunes in {rounds} rounds, which have no scores of {others[0]!r}; take own or uniform"
+        raise ConfigurationError(f"config: {path}.widths: {problem}")
 
 
 def _check_calibrations(path: str, grid: Section, network: str, config: Section) -> None:
@@ -203,10 +227,16 @@ def _check_results(path: str, comparison: Section, config: Section) -> None:
     if not made:
         raise ConfigurationError(f"config: {path}: names no table and no figure; nothing would be made of its runs")
     where = f"config: {path}: "
-    if "method" in made and not any(sees_spectra(config["criteria"][name]) for name in criteria):
+    alone = [grid for grid in comparison["runs"] if not all(config["networks"][name]["coupled"] for name in grid["networks"])]
+    if "method" in made and not any(sees_spectra(config["criteria"][name]) for grid in alone for name in grid["criteria"]):
         raise ConfigurationError(
-            f"{where}'method' needs a criterion with the term fidelity whose autoencoder is not of 'domain: space'; "
-            "add one, or leave 'method' out"
+            f"{where}'method' needs a criterion with the term fidelity whose autoencoder is not of 'domain: space', of a "
+            "network that is not coupled; add one, or leave 'method' out"
+        )
+    coupled = [name for grid in comparison["runs"] for name in grid["networks"] if config["networks"][name]["coupled"]]
+    if "sensitivity" in made and coupled:
+        raise ConfigurationError(
+            f"{where}'sensitivity' compares layers that go alone, but '{coupled[0]}' is coupled; leave one of them out"
         )
     if "sensitivity" in made and "l1" not in config["criteria"][criteria[0]]["terms"]:
         raise ConfigurationError(

@@ -29,6 +29,12 @@ class Schedule(TrainingSettings):
     start: str = option(
         "weights to start from: those of the pruned network, or fresh ones (a control)", "pruned", choices=("pruned", "scratch")
     )
+    rounds: int = option(
+        "prune and train in so many rounds, each by scores of what the one before left; wants a budget (`macs` or `params`)",
+        1,
+        minimum=1,
+        maximum=99,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +63,20 @@ class Network:
     dataset: str = option("name of an entry of `datasets`")
     width: float = option("multiplies all numbers of channels of a built-in architecture", 1.0, minimum=0.02, maximum=8)
     layers: list[str] | None = option("convolutions to analyse and prune; all that can be pruned where it is left out", None)
+    coupled: bool = option(
+        "prune groups of layers that must lose their channels together, `layers` being those that groups are named by", False
+    )
     train_images: int | None = option("train on this many images only; all where it is left out", None, minimum=1)
     holdout: int = option("training images never trained on, for choices and curves", 0, minimum=0)
     multiple: int = option("channel counts are rounded up to a multiple of this", 1, minimum=1)
     min_channels: int = option("a layer keeps this many channels at least, or all that it has", 1, minimum=1)
-    gpu: int = option("1: on a GPU where there is one, and a cluster is asked for it; 0: on the CPU", 0, minimum=0, maximum=1)
+    gpu: int = option(
+        "1: on a GPU where there is one, and a cluster is asked for it; 0: on the CPU; more: fine-tuning in as many processes, "
+        "each on a GPU of its own, which share every batch; all else takes one",
+        0,
+        minimum=0,
+        maximum=64,
+    )
     baseline: TrainingSettings | None = option("training of the baseline; left out where `weights` are given", None)
     weights: Checkpoint | None = option("a checkpoint that is the baseline, instead of a training", None)
     normalisation: Normalisation | None = option("of the images; the data set's own where it is left out", None)
@@ -72,7 +87,6 @@ class Network:
 class Criterion(CriterionSettings):
     """Criteria by name; the wildcard {criterion}."""
 
-    together: str = "mean"  # no key: the workflow prunes layers that go alone
     autoencoder: AutoencoderSettings = option("the autoencoder of the term fidelity, where it differs from the defaults", {})
     calibration: CalibrationSettings = option("the activations that are recorded, where they differ from the defaults", {})
 

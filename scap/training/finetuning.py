@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from scap.errors import ScapError
-from scap.models.inputs import Example, described, device_and_precision, mapped, run
+from scap.models.inputs import Example, described, device_and_precision, mapped, run, tensors_of
 from scap.pruning.copies import check_network, first_line
 from scap.training.loop import _deterministic, _place, _Run, _start, _update_average
 from scap.training.optimiser import set_learning_rate
 from scap.training.processes import Shares, equal_everywhere, mean_over_processes, parallel, processes
-from scap.training.progress import History
+from scap.training.progress import History, fingerprint, load_progress, save_progress
 from scap.training.settings import TrainingSettings, learning_rate_at
 
 Loss = Callable[[Any, Any], Tensor]
@@ -34,6 +35,8 @@ def finetune(
     loss: Loss | None = None,
     evaluate: Evaluate | None = None,
     seed: int = 0,
+    resume: str | Path | None = None,
+    version: str = "",
     report: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
     """Train a network in place, on its device: classification by default, any other task with a `loss` of your own.
@@ -52,6 +55,12 @@ def finetune(
             default. Over several processes the loss of a batch is the mean of the losses of its equal parts.
         evaluate: Called with the network after each epoch, in evaluation mode, without gradients: a number, or several.
         seed: Of the order and of what the network and the data draw.
+        resume: A file that holds the state after each epoch. A killed run that is started again in the same way resumes from
+            it and ends with the same weights bit for bit; one that has ended gives them at once. A file of another run (of
+            another network, settings, seed, number of processes, tensors) is not taken, and the log says so. Delete it when
+            you have saved the network. All processes must see the file.
+        version: Any text; a file of another version is not taken. For what cannot be compared, such as the code of the loss
+            or a data set that is no pair of tensors.
         report: Receives each row of the history.
 
     Returns:
@@ -77,19 +86,44 @@ def finetune(
     device = device_and_precision(network)[0]
     state = _start(network, None, settings, seed, device)
     kept = network if state.average is None else state.average
-    history: History = []
+    progress = None if resume is None else _Progress(Path(resume), state, data, version)
+    history = [] if progress is None else progress.load()
     with parallel(network, device) as trained:
-        for epoch in range(settings.epochs):
+        for epoch in range(len(history), settings.epochs):
             start = time.perf_counter()
             with _deterministic(seed + processes().rank, epoch, device):
                 row = _epoch(state, trained, batches, loss, epoch, device)
             row |= _evaluation(evaluate, kept) if evaluate is not None else {}
             history.append(row | {"seconds": time.perf_counter() - start})
+            if progress is not None:
+                progress.save(history)
             if report is not None:
                 report(history[-1])
     network.load_state_dict(kept.state_dict())
     _place(network, device, torch.contiguous_format).eval()
     return history
+
+
+class _Progress:
+    """The file from which a training resumes; the first process writes it, all read it."""
+
+    def __init__(self, path: Path, state: _Run, data: Any, version: str) -> None:
+        self.path, self.state = path, state
+        tensors = dict(state.state())
+        if isinstance(data, tuple | list):
+            tensors |= {f"data.{name}": part for name, part in tensors_of(data)}
+        facts = [asdict(state.settings), state.autocast, state.seed, processes().count, torch.__version__, version]
+        self.identity = fingerprint(facts, tensors)
+
+    def load(self) -> History:
+        history = load_progress(self.path, self.state.state(), self.identity)
+        equal_everywhere(len(history), f"resume: {self.path} holds another number of epochs in another process; share the file")
+        return history
+
+    def save(self, history: History) -> None:
+        if not processes().rank:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            save_progress(self.path, self.state.state(), history, self.identity)
 
 
 def _check_settings(settings: TrainingSettings, loss: Loss | None) -> None:

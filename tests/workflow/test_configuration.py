@@ -111,7 +111,11 @@ AT_THE_KEY = [
     ("networks.tiny.train_images", 1400, "digits has 1373 left beside the holdout; give fewer"),
     ("networks.tiny.multiple", 1000, "1000 is too large, as no layer has more than 32 channels: nothing could be pruned"),
     ("networks.tiny.min_channels", 33, "33 is too large, as no layer has more than 32 channels: nothing could be pruned"),
-    ("networks.tiny.gpu", 2, "2 is greater than the maximum of 1"),
+    ("networks.tiny.gpu", 65, "65 is greater than the maximum of 64"),
+    ("networks.tiny.coupled", "yes", "'yes' is not of type 'boolean'. Prune groups of layers that must lose"),
+    ("networks.tiny.finetuning.short.rounds", 0, "0 is less than the minimum of 1. Prune and train in so many rounds"),
+    ("networks.tiny.finetuning.short.rounds", 2.5, "2.5 is not of type 'integer'"),
+    ("criteria.l1.together", "min", "'min' is not one of ['mean', 'sum', 'max']. How the values of coupled layers"),
     (TRAINING, {"epochs": 1}, "'batch_size' is a required property. Training of the baseline"),
     (f"{TRAINING}.batch_size", 2.0, "2.0 is not of type 'integer'. Images per step."),
     (f"{TRAINING}.batch_size", 513, "513 is more than 512; give less"),
@@ -144,6 +148,7 @@ AT_THE_KEY = [
 ]
 AT_ITS_ENTRY = [
     (f"{TRAINING}.epoch", 3, "unknown key 'epoch'; did you mean 'epochs'?"),
+    (f"{TRAINING}.rounds", 2, "unknown key 'rounds'; choose one of epochs, batch_size,"),
     (f"{TRAINING}.start", "pruned", "unknown key 'start'; choose one of epochs, batch_size,"),
     ("networks.tiny.finetuning.short.padding", "reflected", "padding 'reflected' with crop 0 would do nothing"),
     ("networks.tiny.finetuning.short.small_images", [16, 24], "small_images holds 2 sizes for 1 epochs"),
@@ -506,3 +511,77 @@ def test_no_object_takes_keys_that_are_not_described():
     objects = [(path, part) for path, part in subschemas(SCHEMA) if part.get("type") == "object"]
     assert len(objects) > 15
     assert [path for path, part in objects if part.get("additionalProperties", True) is True] == []
+
+
+BETWEEN = [
+    (
+        "networks.tiny.coupled",
+        True,
+        "comparisons.quick: 'method' needs a criterion with the term fidelity whose autoencoder is",
+    ),
+    (
+        "networks.tiny.gpu",
+        3,
+        "networks.tiny.finetuning.short.batch_size: 64 does not divide by the 3 processes of 'gpu: 3'; give a multiple",
+    ),
+    (
+        "networks.tiny.finetuning.short",
+        {"epochs": 1, "batch_size": 8, "learning_rate": 1, "rounds": 3},
+        "comparisons.quick.runs.0.thresholds: 'short' prunes in 3 rounds, each of which takes its part of a budget; give macs",
+    ),
+    (
+        "networks.tiny.finetuning.short",
+        {"epochs": 1, "batch_size": 8, "learning_rate": 1, "rounds": 3, "start": "scratch"},
+        "networks.tiny.finetuning.short.rounds: 3 rounds prune by what training has made of the weights",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BETWEEN)
+def test_what_does_not_fit_together_is_named(tiny, path, value, message):
+    assert refusal(with_value(tiny, path, value)).startswith(f"config: {message}")
+
+
+def test_sensitivity_is_of_layers_that_go_alone(tiny):
+    tiny["networks"]["tiny"]["coupled"] = True
+    tiny["comparisons"]["quick"]["figures"] = ["tradeoff"]
+    assert "comparisons.sizes: 'sensitivity' compares layers that go alone, but 'tiny' is coupled" in refusal(tiny)
+
+
+def test_rounds_take_widths_from_no_other_criterion(tiny):
+    tiny["networks"]["tiny"]["finetuning"]["short"]["rounds"] = 2
+    grid = {**tiny["comparisons"]["quick"]["runs"][1], "thresholds": [], "macs": [0.5]}
+    tiny["comparisons"] = {"quick": {"runs": [grid], "figures": ["tradeoff"]}}
+    tiny["targets"] = {"all": ["quick"]}
+    message = "comparisons.quick.runs.0.widths: 'short' prunes in 2 rounds, which have no scores of 'scap'; take own or uniform"
+    assert message in refusal(tiny)
+
+
+def test_a_run_in_rounds_lists_the_files_of_each(tiny):
+    tiny["networks"]["tiny"] |= {"coupled": True, "layers": ["conv1_1"]}
+    tiny["networks"]["tiny"]["finetuning"]["short"]["rounds"] = 2
+    grid = {**tiny["comparisons"]["quick"]["runs"][0], "thresholds": [], "macs": [0.5]}
+    tiny["comparisons"] = {"quick": {"runs": [grid], "figures": ["channels"]}}
+    tiny["targets"] = {"all": ["quick"]}
+    lineage = Lineage(checked(tiny, SCHEMA))
+    run = lineage.first_run("quick")
+    folder = "results/tiny/seed0/scap/widths-own/macs-0.5/compensation-none/short"
+    files = {path.removeprefix(f"{folder}/") for path in lineage.run_files(run) if path.startswith(folder)}
+    cut = {"pruned.safetensors", "channels.csv", "compensation.csv"}
+    trained = {"finetuned.safetensors", "history.csv"}
+    first = {f"rounds/1/{name}" for name in cut | trained}
+    assert files == first | {f"rounds/2/{name}" for name in cut | {"scores.csv"}} | trained | {"metrics.json"}
+    assert lineage.figure_tables("quick", "channels") == [f"{folder}/rounds/2/channels.csv"]
+    assert not any("autoencoders" in path for path in lineage.run_files(run))
+
+
+@pytest.mark.parametrize("layers", [None, ["layer1.0.conv1", "any.of.its.layers"]])
+def test_a_coupled_network_may_leave_its_layers_to_the_trace(tiny, layers):
+    tiny["networks"]["tiny"] |= {"architecture": "timm:test_resnet", "coupled": True, "layers": layers}
+    del tiny["networks"]["tiny"]["width"]
+    if layers is None:
+        del tiny["networks"]["tiny"]["layers"]
+    del tiny["comparisons"]["sizes"]
+    tiny["comparisons"]["quick"]["figures"] = ["tradeoff"]
+    tiny["targets"] = {"all": ["quick"]}
+    assert Lineage(checked(tiny, SCHEMA)).layers("tiny") == (layers or [])

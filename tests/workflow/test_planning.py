@@ -4,9 +4,11 @@ import re
 from collections import Counter
 
 import pytest
+from conftest import jobs
 from tiny import CONFIG, NETWORK, run_folder
 
 from scap.data.sources import RAW_FILES
+from workflow.references import RULE
 
 CIFAR_FILES = RAW_FILES["cifar10"]
 SCORES = "results/vgg16-digits/seed0/{}/scores.csv"
@@ -178,11 +180,10 @@ def test_every_rule_that_is_short_is_grouped(shipped):
     profile = (shipped / "profiles/slurm/config.yaml").read_text()
     grouped = set(re.findall(r"^  (\w+): (?:layer|scores|run|report)", profile, re.MULTILINE))
     rules = {
-        name
-        for path in (shipped / "workflow/rules").glob("*.smk")
-        for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+        name for path in (shipped / "workflow/rules").glob("*.smk") for name in re.findall(RULE, path.read_text(), re.MULTILINE)
     }
-    assert grouped == rules - {"data", "checkpoint", "baseline", "evaluate_baseline", "activations", "term"}
+    alone = {"data", "checkpoint", "baseline", "evaluate_baseline", "activations", "term", "coupled_scores"}
+    assert grouped == rules - alone
 
 
 def test_a_network_is_trained_once_for_all_that_is_made_of_it(fresh):
@@ -193,3 +194,56 @@ def test_a_network_is_trained_once_for_all_that_is_made_of_it(fresh):
         **{"runs_table": 1, "sensitivity_table": 1, "figure": 6},
     }
     assert fresh.plan(f"{NETWORK}/baseline.safetensors") == {"data": {""}, "baseline": {""}}
+
+
+IN_ROUNDS = """
+datasets: {digits: {source: digits}}
+networks:
+  tiny:
+    architecture: vgg16
+    width: 0.0625
+    dataset: digits
+    coupled: true
+    gpu: 2
+    baseline: {epochs: 1, batch_size: 64, learning_rate: 0.05}
+    finetuning:
+      short: {epochs: 1, batch_size: 64, learning_rate: 0.05}
+      thrice: {like: short, rounds: 3}
+criteria: {l1: {terms: {l1: 1}}}
+comparisons: {all: {runs: [{networks: [tiny], seeds: [0], criteria: [l1], macs: [0.5], schedules: [short, thrice]}]}}
+targets: {all: [all]}
+"""
+
+
+@pytest.fixture(scope="module")
+def in_rounds(new_project):
+    """A coupled network on two GPUs, pruned at once and in three rounds, nothing made."""
+    return new_project(IN_ROUNDS)
+
+
+def test_the_first_round_shares_the_scores_of_runs_without_rounds(in_rounds):
+    output = in_rounds.snakemake("--dry-run", "--resources", "gpu=2")
+    planned = Counter(job.rule for job in jobs(output))
+    assert planned == Counter(
+        {
+            **dict.fromkeys(("data", "baseline", "evaluate_baseline", "coupled_scores", "coupled_prune", "runs_table"), 1),
+            **{"round_prune": 3, "round_scores": 2, "round_finetune": 2, "finetune": 2, "evaluate": 2, "figure": 2, "all": 1},
+        }
+    )
+    asked = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: .*?gpu=(\d)", output, re.MULTILINE)
+    assert set(asked) == {
+        *((rule, "2") for rule in ("finetune", "round_finetune")),
+        *((rule, "1") for rule in ("baseline", "evaluate", "evaluate_baseline", "coupled_scores", "round_scores")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "message"),
+    [
+        ("macs-0.5/compensation-none/short/metrics.json", (), "gpu: 2 are wanted at once, but this run may use 1; add --res"),
+        ("threshold-0.5/compensation-none/thrice/metrics.json", ("--resources", "gpu=2"), "'thrice' prunes in 3 rounds, which"),
+        ("macs-0.5/compensation-none/thrice/rounds/4/pruned.safetensors", (), "'thrice' of tiny has no round 4, but 3"),
+    ],
+)
+def test_rounds_and_gpus_that_cannot_be_had(in_rounds, target, arguments, message):
+    assert message in refused(in_rounds, f"{NETWORK}/l1/widths-own/{target}", *arguments)

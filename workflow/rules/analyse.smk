@@ -105,6 +105,8 @@ rule scores:
         log_of(f"{CRITERION}/scores"),
     benchmark:
         benchmark_of(f"{CRITERION}/scores")
+    wildcard_constraints:
+        network=named(name for name in config["networks"] if not lineage.coupled(name)),
     threads: 1
     resources:
         runtime=more(5),
@@ -112,8 +114,33 @@ rule scores:
     params:
         cfg=lambda wildcards: {
             "layers": lineage.layers(wildcards.network),
-            "criterion": section("criteria", wildcards.criterion, without=("autoencoder", "calibration")),
+            "criterion": section("criteria", wildcards.criterion, without=("autoencoder", "calibration", "together")),
         },
         code=lambda wildcards: code("scores.py", *term_code(scored_here(wildcards.criterion))),
     script:
         "../scripts/scores.py"
+
+
+rule coupled_scores:
+    """The same of coupled layers, in one job: which ones go together is known when the network has been traced."""
+    input:
+        network=f"{NETWORK}/baseline.safetensors",
+        data=dataset,
+    output:
+        f"{CRITERION}/scores.csv",
+    log:
+        log_of(f"{CRITERION}/coupled_scores"),
+    benchmark:
+        benchmark_of(f"{CRITERION}/coupled_scores")
+    wildcard_constraints:
+        network=named(filter(lineage.coupled, config["networks"])),
+    threads: 2
+    resources:
+        runtime=more(120),
+        mem_mb=more(8000),
+        gpu=gpus,
+    params:
+        cfg=lambda wildcards: network_scores(wildcards) | {"pruned": False},
+        code=criterion_code,
+    script:
+        "../scripts/network_scores.py"

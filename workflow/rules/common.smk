@@ -9,7 +9,7 @@ from workflow.cluster import remove_leftovers, wait_for_earlier_jobs
 from workflow.code import code_of
 from workflow.configuration import load_configuration
 from workflow.figures import FIGURES, TABLES
-from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, NUMBER, PRUNED, RUN, Lineage, size_of
+from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, NUMBER, PRUNED, ROUND, RUN, Lineage, size_of
 from workflow.records import export_records
 
 BASE = Path(workflow.basedir)
@@ -37,9 +37,10 @@ wildcard_constraints:
     size=f"(threshold|macs|params)-({NUMBER})",
     compensation="|".join(config["compensations"]),
     schedule=r"[a-z0-9-]+",
+    round=r"[1-9]\d?",
     comparison="|".join(config["comparisons"]),
     figure="|".join(FIGURES),
-    layer="|".join(re.escape(layer) for layer in lineage.all_layers),
+    layer="|".join(re.escape(layer) for layer in lineage.all_layers) or "(?!)",
 
 
 def refuse(message):
@@ -65,6 +66,11 @@ def term_code(terms):
     return [f"scap.criterion.terms:{term.replace('-', '_')}" for term in terms]
 
 
+def criterion_code(wildcards):
+    """The code of all scores of a criterion in one job."""
+    return code("network_scores.py", *term_code(config["criteria"][wildcards.criterion]["terms"]))
+
+
 def more(amount):
     """A resource that grows with every attempt: a job killed for time or memory is tried again with more."""
     return lambda wildcards, attempt: amount * attempt
@@ -72,7 +78,17 @@ def more(amount):
 
 def gpus(wildcards):
     """GPUs for a job that uses one, where the network wants any."""
+    return min(1, config["networks"][wildcards.network]["gpu"])
+
+
+def every_gpu(wildcards):
+    """GPUs for a job that uses as many as the network wants."""
     return config["networks"][wildcards.network]["gpu"]
+
+
+def processes(wildcards):
+    """Processes that share a training: one for each GPU, or one."""
+    return max(1, every_gpu(wildcards))
 
 
 def section(name, key, without=()):
@@ -177,6 +193,63 @@ def pruning(wildcards):
     }
 
 
+def network_scores(wildcards):
+    """What network_scores.py reads in its `params`: the criterion with all its settings, and which layers."""
+    entry = config["networks"][wildcards.network]
+    coupled = entry["coupled"]
+    return {
+        "architecture": architecture(wildcards.network),
+        "layers": entry.get("layers") if coupled else lineage.layers(wildcards.network),
+        "coupled": coupled,
+        "criterion": config["criteria"][wildcards.criterion],
+    }
+
+
+def network_pruning(wildcards, number=1, rounds=1):
+    """The same of network_prune.py: as `pruning`, and which round it is."""
+    settings = pruning(wildcards)
+    del settings["plan"]["layers"]
+    return settings | {"coupled": lineage.coupled(wildcards.network), "round": number, "rounds": rounds}
+
+
+def rounds(wildcards):
+    """In how many rounds a run is pruned; a run that cannot be is refused."""
+    found = lineage.rounds(wildcards.network, wildcards.schedule)
+    kind, widths = size_of(wildcards.size)[0], wildcards.widths
+    if found > 1 and (kind == "threshold" or widths not in ("own", "uniform")):
+        refuse(
+            f"'{wildcards.schedule}' prunes in {found} rounds, which want a budget (macs or params) and widths own or uniform"
+        )
+    return found
+
+
+def last_cut(wildcards):
+    """The pruned network that is fine-tuned in the end."""
+    rounds(wildcards)
+    return f"{lineage.cut(dict(wildcards))}/pruned.safetensors"
+
+
+def round_before(wildcards):
+    """What a round of pruning begins with: the fine-tuned network of the one before, or the baseline."""
+    number = int(wildcards.round)
+    if number > rounds(wildcards):
+        refuse(f"'{wildcards.schedule}' of {wildcards.network} has no round {number}, but {rounds(wildcards)}")
+    if number == 1:
+        return f"{NETWORK}/baseline.safetensors".format(**wildcards)
+    return f"{lineage.trained(dict(wildcards), number - 1)}/finetuned.safetensors"
+
+
+def scores_of_round(wildcards):
+    """The scores of a round: those of the baseline, or of what the round before left."""
+    return (f"{CRITERION}/scores.csv" if wildcards.round == "1" else f"{ROUND}/scores.csv").format(**wildcards)
+
+
+def earlier_histories(wildcards):
+    """The epochs of the rounds before the last one."""
+    earlier = range(1, lineage.rounds(wildcards.network, wildcards.schedule))
+    return [f"{lineage.trained(dict(wildcards), number)}/history.csv" for number in earlier]
+
+
 def compensation_data(wildcards):
     """The data set, where the cut is compensated on calibration images."""
     return [] if config["compensations"][wildcards.compensation]["how"] == "none" else dataset(wildcards)
@@ -188,7 +261,19 @@ def finetuning(wildcards):
     if wildcards.schedule not in schedules:
         names = ", ".join(["none", *schedules])
         refuse(f"'{wildcards.schedule}' is no schedule of {wildcards.network}; choose one of {names}")
-    return schedules[wildcards.schedule]
+    wanted, allowed = every_gpu(wildcards), workflow.global_resources.get("gpu")
+    if workflow.is_main_process and wanted > 1 and allowed is not None and wanted > allowed.value:
+        refuse(
+            f"config: networks.{wildcards.network}.gpu: {wanted} are wanted at once, but this run may use {allowed.value}; "
+            f"add --resources gpu={wanted}, or raise `resources: gpu` of the profile"
+        )
+    return {key: value for key, value in schedules[wildcards.schedule].items() if key != "rounds"}
+
+
+def training(wildcards):
+    """What finetune.py reads in its `params`."""
+    shared = {"processes": processes(wildcards)} if processes(wildcards) > 1 else {}
+    return {"architecture": architecture(wildcards.network), "training": finetuning(wildcards), **shared}
 
 
 def teacher(wildcards):
@@ -198,7 +283,7 @@ def teacher(wildcards):
 
 def evaluated(wildcards):
     """The networks of a run: pruned and, unless its schedule is `none`, fine-tuned."""
-    files = {"pruned": f"{PRUNED}/pruned.safetensors".format(**wildcards)}
+    files = {"pruned": last_cut(wildcards)}
     if wildcards.schedule != "none":
         finetuning(wildcards)
         files["finetuned"] = f"{RUN}/finetuned.safetensors".format(**wildcards)
@@ -238,7 +323,7 @@ def sensitivity_settings(wildcards):
     return {
         "runs": runs,
         "scored": lineage.scored(wildcards.comparison),
-        "criteria": {run["criterion"]: config["criteria"][run["criterion"]] for run in runs},
+        "criteria": {run["criterion"]: section("criteria", run["criterion"], without=("together",)) for run in runs},
         "widths": {
             f"{run['criterion']} {run['widths']}": lineage.width_criterion(run["criterion"], run["widths"]) for run in runs
         },

@@ -239,3 +239,53 @@ def test_narrow_strided_convolutions_stay_out_of_channels_last(channels, order):
     assert seen
     assert all(seen)
     assert pruned[2].weight.is_contiguous()
+
+
+class Killed(Exception):
+    """In the place of a kill."""
+
+
+def stopped(path, network, given, **options):
+    """A training that is killed after its second epoch."""
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        scap.finetune(network, given, LONG, resume=path, report=stop, **options)
+
+
+LONG = scap.TrainingSettings(epochs=4, batch_size=8, learning_rate=0.05, ema=0.5)
+LOADER = DataLoader(TensorDataset(*data()), batch_size=8, shuffle=True)
+
+
+@pytest.mark.parametrize("given", [data(), TensorDataset(*data()), LOADER], ids=["tensors", "data set", "loader"])
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path, given):
+    stopped(tmp_path / "new" / "resume", made(), given)
+    whole, resumed, epochs = made(), made(), []
+    expected = scap.finetune(whole, given, LONG)
+    history = scap.finetune(
+        resumed, given, LONG, resume=tmp_path / "new" / "resume", report=lambda row: epochs.append(row["epoch"])
+    )
+    assert epochs == [3, 4]
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [row["loss"] for row in history] == [row["loss"] for row in expected]
+    again = made()
+    scap.finetune(again, given, LONG, resume=tmp_path / "new" / "resume")  # all epochs are in the file
+    assert torch.equal(weights(whole), weights(again))
+
+
+@pytest.mark.parametrize("other", ["network", "data", "seed", "settings", "version"])
+def test_a_file_of_another_training_is_not_taken(tmp_path, caplog, other):
+    stopped(tmp_path / "resume", made(), data())
+    epochs = []
+    network = made(1 if other == "network" else 0)
+    given = data(24) if other == "data" else data()
+    settings = scap.TrainingSettings(**vars(LONG) | ({"momentum": 0.8} if other == "settings" else {}))
+    options = {"seed": {"seed": 1}, "version": {"version": "2"}}.get(other, {})
+    scap.finetune(
+        network, given, settings, resume=tmp_path / "resume", report=lambda row: epochs.append(row["epoch"]), **options
+    )
+    assert epochs == [1, 2, 3, 4]
+    assert "training from scratch" in caplog.text

@@ -1,7 +1,5 @@
 """Two processes that share each batch are one process, up to rounding."""
 
-import multiprocessing
-import traceback
 from functools import partial
 from itertools import chain
 
@@ -11,9 +9,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
+from two import in_two
 
 import scap
-from scap.errors import ScapError
 from scap.training.processes import Shares
 
 SETTINGS = scap.TrainingSettings(epochs=2, batch_size=8, learning_rate=0.05, momentum=0.5)
@@ -40,32 +38,6 @@ def trained(given=None, settings=SETTINGS):
     network = made()
     history = scap.finetune(network, given() if given else data(), settings, evaluate=lambda net: net(data()[0]).mean())
     return {name: value.tolist() for name, value in network.state_dict().items()}, [row["loss"] for row in history]
-
-
-def _child(rank, folder, function, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    try:
-        results.put((rank, function()))
-    except ScapError as error:
-        results.put((rank, str(error)))
-    except Exception:
-        results.put((rank, traceback.format_exc()))
-    finally:
-        dist.destroy_process_group()
-
-
-def in_two(function, folder):
-    """What `function` gives in each of two processes; forked, so that they need not import PyTorch again."""
-    context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
-    children = [context.Process(target=_child, args=(rank, folder, function, results)) for rank in range(2)]
-    for child in children:
-        child.start()
-    found = dict(results.get() for _ in children)
-    for child in children:
-        child.join()
-    return [found[0], found[1]]
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.5}])
