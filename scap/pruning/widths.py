@@ -98,7 +98,7 @@ def plan_for(
     if latency is not None:
         stopwatch = Stopwatch(network, example, sizes, threads)
         if stopwatch.share(plan(last)) > latency:
-            least = f"{stopwatch.share(plan(last)):.2f} of the time"
+            least = f"{stopwatch.share(plan(last)):.2f} of the time, not latency={latency:g}"
             raise ScapError(f"the budget cannot be met: the smallest plan takes {least}; raise it, or prune more layers")
         found += _first(lambda index: stopwatch.share(plan(found + index)) <= latency, len(thresholds) - found)
         reached["latency"] = stopwatch.share(plan(found))

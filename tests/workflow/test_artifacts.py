@@ -112,6 +112,27 @@ def test_a_network_of_another_width_or_architecture_is_refused(folder):
         open_pruned(str(folder / "pruned"), CFG["architecture"] | {"architecture": "resnet20"})
 
 
+OWN = """
+from torch import nn
+
+def network(classes, in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+other = network
+"""
+
+
+def test_code_is_run_for_the_function_that_the_configuration_names_alone(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    name, arguments = f"{tmp_path}/own.py:network", {"classes": 3, "in_channels": 1}
+    network = build_network(name, **arguments)
+    save_network(tmp_path / "own", network, architecture=name, arguments=arguments, example_shape=SHAPE)
+    opened, _ = open_unpruned(str(tmp_path / "own"), {"architecture": name})
+    assert torch.equal(opened[0].weight, network[0].weight)
+    with pytest.raises(ScapError, match="is not run unasked"):
+        open_unpruned(str(tmp_path / "own"), {"architecture": f"{tmp_path}/own.py:other"})
+
+
 def test_a_network_of_other_classes_is_refused(folder):
     more = ARGUMENTS | {"classes": 10}
     save(folder / "baseline", build_network("vgg16", **more), arguments=more)

@@ -13,7 +13,7 @@ def open_unpruned(path: str, architecture: dict) -> tuple[nn.Module, dict[str, A
     metadata = read_metadata(path)
     if metadata["plan"]:
         raise DamagedFile(path, "is a pruned network, where an unpruned one belongs")
-    return checked(path, load_unpruned(path), metadata, architecture)
+    return checked(path, load_unpruned(path, run_code=trusted(metadata, architecture)), metadata, architecture)
 
 
 def open_pruned(path: str, architecture: dict) -> tuple[nn.Module, dict[str, Any]]:
@@ -21,7 +21,12 @@ def open_pruned(path: str, architecture: dict) -> tuple[nn.Module, dict[str, Any
     metadata = read_metadata(path)
     if not metadata["plan"]:
         raise DamagedFile(path, "is an unpruned network, where a pruned one belongs")
-    return checked(path, load_network(path), metadata, architecture)
+    return checked(path, load_network(path, run_code=trusted(metadata, architecture)), metadata, architecture)
+
+
+def trusted(metadata: dict[str, Any], architecture: dict) -> bool:
+    """Whether a file's network is made by the function that the configuration itself names, so that it may be run."""
+    return metadata["architecture"] == architecture["architecture"]
 
 
 def checked(path: str, network: nn.Module, metadata: dict[str, Any], architecture: dict) -> tuple[nn.Module, dict[str, Any]]:
