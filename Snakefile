@@ -1,6 +1,7 @@
 # SCAP: Spectral Complex Autoencoder Pruning (arXiv:2601.09352), step by step.
 from snakemake.utils import min_version
 
+from workflow.checksums import remember_checksums
 from workflow.display import show_run
 from workflow.summary import closing, failures
 from workflow.warm_jobs import keep_warm
@@ -36,6 +37,7 @@ for name in set(config["targets"]) - {"all"}:
 
 onstart:
     wait_for_earlier_jobs()
+    remember_checksums()
     if workflow.local_exec:
         # Each look at the limit of jobs a second asks for another look, for ever: after many jobs that alone keeps a core busy.
         workflow.scheduler.job_rate_limiter = None

@@ -11,6 +11,7 @@ import multiprocessing
 import re
 import resource
 import signal
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -67,7 +68,7 @@ def measured(source: str, name: str, size: int) -> Row:
     with_nms()
     network, example = made(source, name).eval(), example_for(name, size)
     one_pass(network, example)
-    seconds, _ = timed(lambda: one_pass(network, example))
+    seconds = statistics.median(timed(lambda: one_pass(network, example))[0] for _ in range(5))
     listing, table = timed(lambda: explain(network, example))
     row: Row = {
         "source": source,

@@ -315,11 +315,12 @@ def resolve(full: str) -> object:
         return getattr(resolve(above), attribute)
 
 
-def test_the_method_names_functions_and_tests_that_exist():
+def test_functions_and_tests_that_pages_name_exist():
+    pages = "\n".join(path.read_text() for path in PAGES)
     for full in set(re.findall(r"`(scap\.[\w.]+)`", METHOD + LAYOUT + RECIPES)):
         assert resolve(full) is not None
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    missing = [test for test in re.findall(r"`(test_\w+)`", METHOD) if f"def {test}(" not in tests]
+    missing = [test for test in re.findall(r"`(test_\w+)`", pages) if f"def {test}(" not in tests]
     assert not missing
 
 

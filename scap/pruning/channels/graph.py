@@ -32,6 +32,7 @@ class Graph:
     def __init__(self, network: nn.Module, example: Example, training: bool = True, coupled: bool = False) -> None:
         self.network, self.ledger, self.coupled = network, Ledger(coupled), coupled
         kinds = (_ConvNd, nn.Linear) if coupled else (_ConvNd,)
+        self.order = {name: place for place, (name, _) in enumerate(network.named_modules())}
         self.layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
         self.example = example
         self.tensors = dict(network.named_parameters()) | dict(network.named_buffers())
@@ -98,8 +99,7 @@ class Graph:
     @cached_property
     def together(self) -> dict[str, Group]:
         """Layer -> the group that it belongs to."""
-        order = {name: place for place, (name, _) in enumerate(self.network.named_modules())}
-        return {layer: group for group in groups_of(self.groups, order) for layer in group.members}
+        return {layer: group for group in groups_of(self.groups, self.order) for layer in group.members}
 
     def name_of(self, layer: str) -> str:
         """The layer that plans name a layer's group by; its own name where it goes alone, nothing where there is none."""
@@ -160,7 +160,7 @@ class Graph:
             partners += [block for block, _ in self.groups.members[group] if block is not rows]
         if partners:
             names = {layer_of(block.name) for block in partners}
-            first = [name for name, _ in self.network.named_modules() if name in names][:2] or sorted(names)[:2]
+            first = sorted(names, key=lambda name: (self.order.get(name, len(self.order)), name))[:2]
             return f"it shares its channels with {' and '.join(map(repr, first))}"
         return "its channels are combined with one another" if len(set(groups.tolist())) < rows.size else None
 
