@@ -80,6 +80,11 @@ def repeats_for(function: Callable[[], Any], budget: float = 2.0, most: int = 30
 
 def peak_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> int:
     """Bytes by which running prepare(*arguments)() raises the peak memory of a child process that has prepared it."""
+    return measured_alone(prepare, *arguments)[0]
+
+
+def measured_alone(prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> tuple[int, float]:
+    """Of prepare(*arguments)() in a child process that has prepared it: bytes that it adds to the peak memory, CPU seconds."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_measure, args=(sender, torch.get_num_threads(), prepare, arguments))
@@ -104,9 +109,9 @@ def _measure(sender: Any, threads: int, prepare: Callable[..., Callable[[], Any]
     torch.set_num_threads(threads)
     load_libraries()
     run = prepare(*arguments)
-    before = _peak()
+    before, start = _peak(), time.process_time()
     run()
-    sender.send(_peak() - before)
+    sender.send((_peak() - before, time.process_time() - start))
 
 
 def _peak() -> int:
@@ -161,8 +166,24 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def write_table(name: str, rows: Sequence[Row], options: argparse.Namespace, note: str = "") -> None:
-    """`name`.csv, tidy, with the note and the machine in the last columns; also printed as it stands in the documents."""
+def earlier_rows(name: str, options: argparse.Namespace, note: str) -> list[Row]:
+    """The rows of a table that was begun before, with the same note; what has its row need not be measured again."""
+    import pandas as pd
+
+    path = options.results / f"{name}.csv"
+    if options.quick or not path.is_file():
+        return []
+    table = pd.read_csv(path)
+    return table[table["note"] == note].drop(columns=["note", "machine"]).to_dict("records")
+
+
+def is_there(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether one of the rows has these values."""
+    return any(all(each.get(key) == value for key, value in row.items()) for each in rows)
+
+
+def write_table(name: str, rows: Sequence[Row], options: argparse.Namespace, note: str = "", show: bool = True) -> None:
+    """`name`.csv, tidy, with the note and the machine in the last columns; printed as it stands in the documents (`show`)."""
     import pandas as pd
 
     from workflow.tables import with_machine
@@ -170,4 +191,5 @@ def write_table(name: str, rows: Sequence[Row], options: argparse.Namespace, not
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{name}.csv"
     pd.DataFrame(list(rows)).assign(note=note, machine=machine()).to_csv(path, index=False, float_format="%.6g")
-    print(f"\n{name}\n\n{with_machine(pd.read_csv(path))}", flush=True)
+    if show:
+        print(f"\n{name}\n\n{with_machine(pd.read_csv(path))}", flush=True)

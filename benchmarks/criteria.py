@@ -1,17 +1,21 @@
-"""What criteria cost on the same network and images, in one run: SCAP, Torch-Pruning's importances, HRank.
+"""What criteria cost on the same network and images, in one run: SCAP and its conditional forms, Torch-Pruning's, HRank.
 
-Every time is from the network and the images to one score per channel of every prunable layer. Torch-Pruning's include its
-dependency graph. Taylor takes one backward pass per batch, Hessian one per image (Torch-Pruning's own recipe; here with
-batches of one image, which is quicker than its per-sample passes through the graph of a whole batch). HRank (Lin et al.
-2020): the rank of every feature map after the activation, averaged over the images; the ranks of a batch in one call.
+CPU seconds from the network and the images to one score per channel of every prunable layer, and their ratio to Taylor's.
+With compensation: the better half of every layer's channels is kept besides, and the network pruned and compensated in
+full. Torch-Pruning's times include its dependency graph. Taylor takes one backward pass per batch, Hessian one per image
+(Torch-Pruning's own recipe; here with batches of one image, which is quicker than its per-sample passes through the graph of
+a whole batch). HRank (Lin et al. 2020): the rank of every feature map after the activation, averaged over the images; the
+ranks of a batch in one call. All take turns, three times, those of more than a minute once; the medians count.
 """
 
 import argparse
 import copy
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -19,17 +23,31 @@ from torch.nn.functional import cross_entropy
 from benchmarks.cases import settings_of
 from benchmarks.common import Row, calibration, load_libraries, parse, say, write_table
 from scap.criterion.activations import Follower
+from scap.criterion.conditional import conditional_scores
+from scap.criterion.forms import FORMS
 from scap.criterion.score import score_network
 from scap.models.layers import conv_layers
+from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.surgery import prunable_layers
 
 Scores = dict[str, Tensor]
+TURNS, LIMIT = 3, 60  # LIMIT: CPU seconds beyond which one turn is enough
+REFERENCE = "Torch-Pruning Taylor"
 
 
 def scap(network: nn.Module, images: Tensor, layers: list[str], settings) -> Scores:
     """The score table as tensors."""
     table = score_network(network, images, layers=layers, autoencoder=settings)
     return {layer: torch.tensor(part["score"].to_numpy()) for layer, part in table.groupby("layer")}
+
+
+def conditional(network: nn.Module, images: Tensor, layers: list[str], form: str, compensate: bool) -> Scores:
+    """Conditional fidelity; with `compensate`, half of the channels go too, and those that stay make up for them."""
+    scores = conditional_scores(network, images, layers, form=form)
+    if compensate:
+        plan = {layer: sorted(np.argsort(values)[len(values) // 2 :].tolist()) for layer, values in scores.items()}
+        prune_and_compensate(network, plan, images)
+    return {layer: torch.as_tensor(values) for layer, values in scores.items()}
 
 
 def hrank(network: nn.Module, images: Tensor, layers: list[str], batch_size: int = 64) -> Scores:
@@ -118,30 +136,53 @@ def candidates(network: nn.Module, images: Tensor, labels: Tensor, layers: list[
         for representation in ("complex", "power")
         for kind in ("linear", "nonlinear")
     }
+    functions |= {
+        f"SCAP conditional, {form}{', with compensation' * compensate}": partial(
+            conditional, network, images, layers, form, compensate
+        )
+        for form in FORMS
+        for compensate in (False, True)
+    }
     functions |= {name: partial(magnitude, network, images, layers, how) for name, how in weights_only.items()}
-    functions["Torch-Pruning Taylor"] = partial(taylor, network, images, labels, layers)
+    functions[REFERENCE] = partial(taylor, network, images, labels, layers)
     functions["Torch-Pruning Hessian"] = partial(hessian, network, images, labels, layers)
     functions["HRank"] = partial(hrank, network, images, layers)
     return functions
 
 
+def cpu_seconds(functions: dict[str, Callable[[], Scores]], channels: int, turns: int) -> dict[str, float]:
+    """Median CPU seconds of each criterion, in turns; each must give a score to every channel."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(turns):
+        for name, function in functions.items():
+            if any(taken > LIMIT for taken in times[name]):
+                continue
+            say(f"{name} ({turn + 1} of {turns})")
+            start = time.process_time()
+            scores = function()
+            times[name].append(time.process_time() - start)
+            if sum(len(values) for values in scores.values()) != channels:
+                raise RuntimeError(f"{name}: some channels have no score")
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def main(options: argparse.Namespace) -> None:
-    """Seconds of each criterion."""
+    """CPU seconds of each criterion."""
     network, images, data, what = calibration(options)
     layers, labels = prunable_layers(network, images[:1]), data.train.labels[: options.images]
     channels = sum(conv_layers(network)[layer].out_channels for layer in layers)
     load_libraries()
-    rows: list[Row] = []
-    for name, function in candidates(network, images, labels, layers, options).items():
-        say(name)
-        start = time.perf_counter()
-        scores = function()
-        elapsed = time.perf_counter() - start
-        if sum(len(values) for values in scores.values()) != channels:
-            raise RuntimeError(f"{name}: some channels have no score")
-        rows.append({"criterion": name, "s": elapsed, "ms an image": 1e3 * elapsed / len(images)})
-    reference = next(row["s"] for row in rows if row["criterion"] == "SCAP complex, nonlinear")
-    write_table("criteria", [row | {"relative to SCAP": row["s"] / reference} for row in rows], options, what)
+    times = cpu_seconds(candidates(network, images, labels, layers, options), channels, 1 if options.quick else TURNS)
+    rows: list[Row] = [
+        {
+            "criterion": name,
+            "CPU s": taken,
+            "ms an image": 1e3 * taken / len(images),
+            "relative to Taylor": taken / times[REFERENCE],
+        }
+        for name, taken in times.items()
+    ]
+    write_table("criteria", rows, options, what)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Factorised: the first step of a fit and the scoring of all pairs, on spectra cached in float16 and memory-mapped; its peak holds
 the spectra that it read. In the span: the basis of the inputs' span, ten passes in it, the rows written out again, and the
 scoring, as the workflow does it for `complex`. Direct: one forward and backward of two images. Exponents are least squares
-on logarithms, over all sizes and over the upper half of them, where fixed costs weigh less.
+on logarithms, over all sizes and over the upper half of them, where fixed costs weigh less. A row that is there is not
+measured again.
 """
 
 import argparse
@@ -15,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case, open_synthetic_spectra, prepare_step, settings_of, untrained, write_synthetic_spectra
-from benchmarks.common import Row, parse, peak_memory, repeats_for, say, seconds, write_table
+from benchmarks.common import Row, earlier_rows, is_there, parse, peak_memory, repeats_for, say, seconds, write_table
 from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, fidelities
 from scap.criterion.fitting import random_autoencoder, train_autoencoder
 from scap.criterion.span import span_of
 
 DIRECT_IMAGES, LIMIT = 2, 600 * 2**20
 SPAN_EPOCHS = 10
+NOTE = (
+    "4x4 maps; factorised: one step of a fit and the scoring; in the span: basis, ten passes, scoring; "
+    f"direct: one forward and backward of {DIRECT_IMAGES} images"
+)
 
 
 def prepare_scoring(path: Path, case: Case, settings: AutoencoderSettings) -> Callable[[], Any]:
@@ -102,28 +107,35 @@ def exponents(evaluation: str, rows: list[Row], over: str) -> list[Row]:
     ]
 
 
+def measure(evaluation: str, representation: str, size: int, images: int, options: argparse.Namespace, rows: list[Row]) -> Row:
+    """The row of a size; it is measured unless it is there, and then the table is written."""
+    key = {"representation": representation, "evaluation": evaluation, "C = K": size, "N": images}
+    if not is_there(key, rows):
+        settings, case = replace(settings_of(options, representation), epochs=1), Case("", size, size, 4)
+        found = direct(case, settings) if evaluation == "direct" else factorised(evaluation, case, images, settings)
+        rows.append({"representation": representation} | found)
+        write_table("growth", rows, options, NOTE, show=False)
+    return next(row for row in rows if is_there(key, [row]))
+
+
 def main(options: argparse.Namespace) -> None:
-    """Both sweeps of the factorised evaluation, and the direct one as far as it fits."""
-    sizes, counts, images, channels = [64, 128, 256, 512, 1024, 2048], [32, 64, 128, 256, 512], 128, 512
+    """Both sweeps of the factorised evaluation, and the direct one as far as it fits; what was stopped resumes."""
+    sizes = counts = [64, 128, 256, 512, 1024, 2048, 4096]
+    images, channels = 128, 512
     if options.quick:
         sizes, counts, images, channels = [8, 16, 32], [32, 64], 16, 16
-    table, fitted = [], []
+    rows, fitted = earlier_rows("growth", options, NOTE), []
     for representation in ("complex",) if options.quick else ("complex", "power"):
-        settings = replace(settings_of(options, representation), epochs=1)
+        fitting = [size for size in sizes if Case("", size, size, 4).field(DIRECT_IMAGES) <= LIMIT]
+        sweeps = [("direct", "C = K", [(size, DIRECT_IMAGES) for size in fitting])]
         for evaluation in ("factorised", "in the span") if representation == "complex" else ("factorised",):
-            by_channels = [factorised(evaluation, Case("", size, size, 4), images, settings) for size in sizes]
-            by_images = [factorised(evaluation, Case("", channels, channels, 4), count, settings) for count in counts]
-            table += [{"representation": representation} | r for r in by_channels + by_images]
-            found = exponents(evaluation, by_channels, "C = K") + exponents(evaluation, by_images, "N")
-            fitted += [{"representation": representation} | r for r in found]
-        fitting = [case for size in sizes if (case := Case("", size, size, 4)).field(DIRECT_IMAGES) <= LIMIT]
-        built = [direct(case, settings) for case in fitting]
-        table += [{"representation": representation} | r for r in built]
-        fitted += [{"representation": representation} | r for r in exponents("direct", built, "C = K")]
-    note = "4x4 maps; factorised: one step of a fit and the scoring; in the span: basis, ten passes, scoring"
-    note += f"; direct: one forward and backward of {DIRECT_IMAGES} images"
-    write_table("growth", table, options, note)
-    write_table("growth_exponents", fitted, options, note)
+            sweeps.append((evaluation, "C = K", [(size, images) for size in sizes]))
+            sweeps.append((evaluation, "N", [(channels, count) for count in counts]))
+        for evaluation, over, points in sweeps:
+            found = [measure(evaluation, representation, *point, options, rows) for point in points]
+            fitted += [{"representation": representation} | row for row in exponents(evaluation, found, over)]
+    write_table("growth", rows, options, NOTE)
+    write_table("growth_exponents", fitted, options, NOTE)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 
 import scap
-from benchmarks.common import Row, parse, say, write_table
+from benchmarks.common import Row, earlier_rows, parse, say, write_table
 from benchmarks.networks import example_for, made
 from scap.models.build import build_network
 from scap.pruning.export import open_onnx
@@ -71,10 +70,7 @@ def rows_of(name: str, size: int, batches: dict[int, int]) -> list[Row]:
 
 def main(options: argparse.Namespace) -> None:
     """A network that has its rows is not measured again: what was stopped resumes."""
-    path = options.results / "latency.csv"
-    rows: list[Row] = []
-    if path.is_file() and not options.quick:
-        rows = pd.read_csv(path).drop(columns=["note", "machine"]).to_dict("records")
+    rows = earlier_rows("latency", options, NOTE)
     batches = {1: 3} if options.quick else {1: 40, 32: 7}
     for name, size in list(NETWORKS.items())[: 1 if options.quick else None]:
         if name not in {row["network"] for row in rows}:

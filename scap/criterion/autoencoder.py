@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scap.criterion.projections import ComplexBlock, PowerBlock, balance_parts
+from scap.criterion.projections import ComplexBlock, PowerBlock, balance_parts, inner_products
 from scap.criterion.settings import AutoencoderSettings
 from scap.criterion.spectra import Layout, Spectra
 from scap.criterion.spectral_magnitudes import magnitude_blocks
@@ -64,7 +64,8 @@ class Autoencoder(nn.Module):
     def gram(self) -> Tensor:
         """Inner products of the decoder's rows, (d + 1, d + 1)."""
         flat = self.rows.flatten(1)
-        return (flat @ flat.T)[self.bottleneck :, self.bottleneck :]  # sliced when small: a slice of the rows costs more
+        products = inner_products(flat, flat)
+        return products[self.bottleneck :, self.bottleneck :]  # sliced when small: a slice of the rows costs more
 
     def similarity(self, block: Block, gram: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """⟨s, ŝ⟩ and ‖ŝ‖² of all pairs of a block, (n, K) each, without forming ŝ (equation 6).

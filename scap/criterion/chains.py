@@ -62,6 +62,7 @@ class Way:
     steps: list[Step] = field(default_factory=list)
     writers: dict[int, int] = field(default_factory=dict)
     alive: list[Tensor] = field(default_factory=list)  # so that no two tensors of a run have one `id`
+    traced: bool = True  # else only the names count, and no tensor is held
 
     def add(self, name: str, inputs: Any, output: Any, layer: str | None = None, kind: str = "") -> int | None:
         """Note a step that gives tensors; its number."""
@@ -70,8 +71,9 @@ class Way:
             return None
         reads = [self.writers[id(tensor)] for _, tensor in tensors_of(inputs) if id(tensor) in self.writers]
         self.steps.append(Step(name, reads, layer, kind))
-        self.writers |= {id(tensor): len(self.steps) - 1 for tensor in given}
-        self.alive += given
+        if self.traced:
+            self.writers |= {id(tensor): len(self.steps) - 1 for tensor in given}
+            self.alive += given
         return len(self.steps) - 1
 
     def ends(self) -> dict[int, str]:
@@ -112,7 +114,7 @@ class Follower(TorchFunctionMode):
         """Run the network; before the first time once more, to find the chains."""
         if self._expected is None:
             receive, self.receive = self.receive, lambda layer, kind, values: None
-            way = self._run(images)
+            way = self._run(images, traced=True)
             self._expected, self._ends = [step.name for step in way.steps], way.ends()
             self.receive = receive
         if [step.name for step in self._run(images).steps] != self._expected:
@@ -121,8 +123,8 @@ class Follower(TorchFunctionMode):
                 "values. Use outputs: convolution"
             )
 
-    def _run(self, images: Example) -> Way:
-        self.way, self._inside = Way(), 0
+    def _run(self, images: Example, traced: bool = False) -> Way:
+        self.way, self._inside = Way(traced=traced), 0
         with self:
             outputs = run(self.network, images)
         way, self.way = self.way, Way()

@@ -7,7 +7,7 @@ built directly.
 """
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -16,6 +16,37 @@ from torch import Tensor
 from scap.criterion.spectra import Layout, Spectra
 
 EPSILON = 1e-12  # of a norm: a field that is exactly zero gives s = 0 instead of NaN
+LONG, PIECE = 2**15, 2**10  # coordinates up to which float32 sums well enough, and those of a part of a longer sum
+MAPS = 64  # channels of a part of a sum over input channels
+
+
+def inner_products(rows: Tensor, others: Tensor) -> Tensor:
+    """⟨row, other⟩ of rows (R, D) and others (n, D), (R, n).
+
+    A loss is a small difference of such products, and float32 alone would lose three digits of a wide layer's: long sums are
+    those of their parts, in float64.
+    """
+    return rows @ others.T if rows.shape[1] <= LONG else _LongProduct.apply(rows, others)
+
+
+class _LongProduct(torch.autograd.Function):
+    """rows·othersᵀ by parts; its backward is that of the plain product."""
+
+    @staticmethod
+    def forward(rows: Tensor, others: Tensor) -> Tensor:
+        whole = rows.shape[1] // PIECE * PIECE
+        parts, other_parts = (each[:, :whole].unflatten(1, (-1, PIECE)).transpose(0, 1) for each in (rows, others))
+        total = (parts @ other_parts.mT).sum(0, dtype=torch.float64)
+        return (total + rows[:, whole:] @ others[:, whole:].T).to(rows.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        rows, others = ctx.saved_tensors
+        return gradient @ others, gradient.T @ rows if ctx.needs_input_grad[1] else None
 
 
 def balance_parts(spectra: Spectra) -> Spectra:
@@ -80,7 +111,7 @@ class _Projection(torch.autograd.Function):
     def forward(rows: Tensor, x: Tensor, broadcast: Tensor, inverse: Tensor) -> Tensor:
         size = x.shape[1]
         per_pair = (rows[:, size:] @ broadcast.T).unflatten(1, inverse.shape)
-        return per_pair.addcmul_((rows[:, :size] @ x.T)[:, :, None], inverse)
+        return per_pair.addcmul_(inner_products(rows[:, :size], x)[:, :, None], inverse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -119,25 +150,26 @@ class PowerBlock:
     @cached_property
     def norm(self) -> Tensor:
         """‖r(S_k)‖, (n, K): equation 7, from moments over c of X̂ per image and frequency."""
-        weight = self._weight(2.0)
-        b = self.y_power
-        even = (self.x_power.square().sum(1) @ weight)[:, None] + self.copies * (b.square() @ weight)
-        even = even + 2 * _pairs(b, (self.x_power.sum(1) * weight)[:, None])[..., 0]
-        odd = _pairs(self.y_re.square(), self.x_im.square().sum(1, keepdim=True))
-        odd = odd + _pairs(self.y_im.square(), self.x_re.square().sum(1, keepdim=True))
-        odd = odd - 2 * _pairs(self.y_re * self.y_im, (self.x_re * self.x_im).sum(1, keepdim=True))
-        return (even + 8 * odd[..., 0]).clamp_min(0).sqrt().clamp_min(EPSILON)
+        weight, b, (x_re, x_im) = self._weight(2.0), self.y_power, (self.x_re, self.x_im)
+        per_image = _over_channels(self.x_power.square()) @ weight.double()
+        per_pair = self.copies * (b.square() @ weight)
+        cross = 2 * _pairs(b, _over_channels(self.x_power) * weight)
+        odd = _pairs(self.y_re.square(), _over_channels(x_im.square()))
+        odd = odd + _pairs(self.y_im.square(), _over_channels(x_re.square()))
+        odd = odd - 2 * _pairs(self.y_re * self.y_im, _over_channels(x_re * x_im))
+        square = per_image[:, None] + (per_pair + cross + 8 * odd)
+        return square.clamp_min(0).sqrt().to(b.dtype).clamp_min(EPSILON)
 
     def project(self, rows: Tensor) -> Tensor:
         """⟨row, s_nk⟩ of rows (R, C, H·W), (R, n, K): equation 7."""
         even, odd = rows.split([self.frequencies, rows.shape[2] - self.frequencies], dim=2)
         even = even * self._weight(2**0.5)
-        per_image = even.flatten(1) @ self.x_power.flatten(1).T
+        per_image = inner_products(even.flatten(1), self.x_power.flatten(1))
         per_pair = even.sum(1) @ self.y_power.flatten(0, 1).T
         cross = (self.x_odd @ odd.permute(2, 1, 0).contiguous()).unflatten(1, (2, -1))  # (f, 2, n, R)
-        cross = self.y_odd @ cross.permute(2, 1, 0, 3).flatten(1, 2)
+        cross = self.y_odd @ (2 * cross).permute(2, 1, 0, 3).flatten(1, 2)
         same = per_image[:, :, None] + per_pair.unflatten(1, self.norm.shape)
-        return (same + 2 * cross.permute(2, 0, 1)) / self.norm
+        return same.add_(cross.permute(2, 0, 1)).div_(self.norm)
 
     def _weight(self, of_pairs: float) -> Tensor:
         weight = self.x_power.new_ones(self.frequencies)
@@ -153,6 +185,11 @@ def _power_parts(packed: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor
     return power, re, im
 
 
+def _over_channels(values: Tensor) -> Tensor:
+    """Σ_c values[n, c, f], (n, F) float64: an error in it is one of all pairs of its image."""
+    return reduce(Tensor.add_, (part.sum(1).double() for part in values.split(MAPS, dim=1)))
+
+
 def _pairs(per_pair: Tensor, per_image: Tensor) -> Tensor:
-    """Σ_f per_pair[n, k, f]·per_image[n, r, f], (n, K, R)."""
-    return per_pair @ per_image.transpose(1, 2)
+    """Σ_f per_pair[n, k, f]·per_image[n, f], (n, K)."""
+    return (per_pair @ per_image.to(per_pair.dtype)[..., None])[..., 0]

@@ -8,7 +8,7 @@ from torch import Tensor
 from scap.criterion import autoencoder as ae
 from scap.criterion import reference as direct
 from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings
-from scap.criterion.fitting import fit_autoencoder
+from scap.criterion.fitting import fit_autoencoder, principal_autoencoder, principal_subspace
 from scap.criterion.spectra import Spectra, spectra_of
 
 # images, input channels, output channels, input size, output size
@@ -64,6 +64,28 @@ def test_law_1_direct_and_factorised_evaluation_agree(shape, representation, bal
         gradients = torch.autograd.grad(ae.losses(inner, square, loss).sum(), network.rows, retain_graph=True)
         expected = torch.autograd.grad(reference.sum(), network.rows, retain_graph=True)
         torch.testing.assert_close(gradients, expected, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("representation", ["complex", "power"])
+@pytest.mark.parametrize("side", [6, 7])
+def test_law_1_holds_in_float32_for_wide_layers(representation, side):
+    """Sums over 40,000 to 100,000 numbers, whose small differences the loss and its gradient are."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, outputs = (torch.randn(2, channels, side, side, generator=generator).relu() for channels in (2048, 8))
+    settings = AutoencoderSettings(representation=representation, bottleneck=4)
+    spectra = spectra_of(inputs, outputs)
+    network = principal_autoencoder(principal_subspace(spectra, settings, iterations=5)[0], settings)
+    exact = Autoencoder(network.rows.detach().double(), network.bias.detach().double(), network.activation)
+    s, reconstructed = direct.reconstruct(exact, inputs.double(), outputs.double(), settings)
+    expected = (s - reconstructed).square().sum((2, 3, 4)).mean()
+    (block,) = ae.blocks(spectra, settings)
+    inner, square = network.similarity(block)
+    loss = ae.losses(inner, square, "squared").mean(dtype=torch.float64)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    cosines = torch.nn.functional.cosine_similarity(s.flatten(2), reconstructed.flatten(2), dim=-1)
+    torch.testing.assert_close(ae.cosine(inner, square).double(), cosines, rtol=1e-6, atol=0)
+    (gradient,), (exactly,) = torch.autograd.grad(loss, network.rows), torch.autograd.grad(expected, exact.rows)
+    assert (gradient - exactly).abs().max() < 1e-5 * exactly.abs().max()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,6 +1,7 @@
 """Recorded activations: equal to a plain forward pass whatever the network's style, readable by others."""
 
 import resource
+import weakref
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from scap.criterion.activations import record_activations
+from scap.criterion.chains import Follower
 from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.models.layers import conv_layers
@@ -233,6 +235,26 @@ class InPlace(nn.Module):
         y = self.b(x)
         x = self.c(F.softsign(y)) * y.shape[1]
         return x.sigmoid_().sum((2, 3))
+
+
+def test_what_was_handed_on_is_held_no_longer():
+    """Activations of all layers together may be too many for the memory: of a batch, only those are held that are in use."""
+    parts = [nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()) for _ in range(5)]
+    follower = Follower(nn.Sequential(*parts).eval(), [f"{number}.0" for number in range(5)])
+    given: list[weakref.ref[Tensor]] = []
+    alive = []
+
+    def receive(layer: str, kind: str, values: Tensor) -> None:
+        if kind == "outputs":
+            given.append(weakref.ref(values))
+            alive.append(sum(each() is not None for each in given))
+
+    follower.receive = receive
+    with torch.no_grad():
+        follower.run(torch.rand(2, 3, 4, 4))
+        follower.run(torch.rand(2, 3, 4, 4))
+    assert len(given) == 10
+    assert max(alive) <= 2
 
 
 def test_readers_are_told_by_values(images, tmp_path):
