@@ -174,7 +174,7 @@ def _treat(
     row = _row(consumer=cut.name, layers=", ".join(cut.layers), inputs=inputs)
     if inputs > LARGEST:
         return row | {"note": f"it keeps {inputs} inputs, more than the {LARGEST} that are solved: remove more of them"}
-    moments = [(Moments(), Moments()) for _ in cut.targets]
+    moments = [(Moments(centred=True), Moments(centred=True)) for _ in cut.targets]
     given = iter(wanted)
     layer = layer_at(pruned, cut.name)
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scap.errors import ScapError
 from scap.pruning.moments import Moments
 
 RIDGE = 1e-2  # of `full`, towards the channelwise solution, as a share of the mean variance of an input
@@ -51,7 +52,7 @@ def fit(target: Target, inputs: Moments, channels: Moments, how: str, ridge: flo
     cut = target.weights[:, target.kept]
     weights = _between(cut, _channelwise(target, channels, layer), gram, cross, scale)
     if how == "full":
-        weights = weights + _solve(gram, ridge, cross - weights @ gram)
+        weights = weights + _solve(gram, ridge, cross - weights @ gram, layer)
     offset = target.bias + cut @ mean[:width] - mean[width:]
     energy = covariance.diagonal()[width:] + (mean[width:] - target.bias).square()
     bias = mean[width:] - weights @ mean[:width]
@@ -66,7 +67,7 @@ def _channelwise(target: Target, channels: Moments, layer: str) -> Tensor:
     gram, cross = covariance[:stay, :stay], covariance[stay:, :stay]
     mixing = torch.zeros_like(cross)
     for _ in range(REFINEMENTS):
-        mixing = mixing + _solve(gram, CHANNEL_RIDGE, cross - mixing @ gram)
+        mixing = mixing + _solve(gram, CHANNEL_RIDGE, cross - mixing @ gram, layer)
     weights = target.weights.new_zeros(len(target.weights), len(target.kept))
     weights[:, target.new] = torch.einsum("ort,rs->ost", target.weights[:, target.old], mixing)
     return weights
@@ -80,13 +81,18 @@ def _between(cut: Tensor, other: Tensor, gram: Tensor, cross: Tensor, scale: Ten
     return cut + min(1.0, max(0.0, gain / length)) * step if length > 0 else cut
 
 
-def _solve(gram: Tensor, ridge: float, right: Tensor) -> Tensor:
+def _solve(gram: Tensor, ridge: float, right: Tensor, layer: str) -> Tensor:
     """right · (gram + ridge · mean diagonal · I)⁻¹, zero where nothing varies."""
     level = float(gram.diagonal().mean())
     if level <= 0:
         return torch.zeros_like(right)
     loaded = gram + ridge * level * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.cholesky_solve(right.T, torch.linalg.cholesky(loaded)).T
+    try:
+        return torch.cholesky_solve(right.T, torch.linalg.cholesky(loaded)).T
+    except torch.linalg.LinAlgError as error:
+        raise ScapError(
+            f"layer {layer!r}: the inputs that stay cannot be told apart; raise `ridge`, or use more images"
+        ) from error
 
 
 def _centred(moments: Moments, layer: str) -> tuple[Tensor, Tensor]:

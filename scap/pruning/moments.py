@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scap.errors import ScapError
 
+CANCELS = 300  # square of the largest mean over the mean variance from which float32 keeps too few digits of the variance
 Receive = Callable[[str, Tensor, Tensor, int], None]  # layer, inputs, outputs, number of the first image
 
 
@@ -58,16 +59,21 @@ def stream(network: nn.Module, images: Tensor, layers: Collection[str], receive:
 
 
 class Moments:
-    """Sum, count and second moments of samples (..., n, D): products in their own precision, added up in double precision."""
+    """Sum, count and second moments of samples (..., n, D): products in their own precision, added up in double precision.
 
-    def __init__(self) -> None:
-        self.count = 0
+    `centred`: means will be subtracted, so that products are in double precision where single would lose the variances.
+    """
+
+    def __init__(self, centred: bool = False) -> None:
+        self.centred, self.count = centred, 0
         self.total: Tensor | None = None  # (..., D)
         self.products: Tensor | None = None  # (..., D, E)
 
     def add(self, left: Tensor, right: Tensor | None = None) -> None:
         """Add samples (..., n, D), and their products with others (..., n, E) or with themselves."""
         double = torch.promote_types(left.dtype, torch.float64)
+        if self.centred and _cancels(left):
+            left = left.to(double)
         products = (left.mT @ (left if right is None else right).conj()).to(double)
         self.count += left.shape[-2]
         self.total = self._plus(self.total, left.sum(-2, dtype=double))
@@ -91,6 +97,13 @@ class Moments:
                 "the network has diverged, or the images are not normalised as in training"
             )
         return self.products / self.count
+
+
+def _cancels(samples: Tensor, looked_at: int = 1024) -> bool:
+    """Whether means are so large beside the variances that the difference of second moments and squared means is lost."""
+    few = samples[..., :: max(1, samples.shape[-2] // looked_at), :]
+    mean = few.mean(-2, keepdim=True)
+    return bool(mean.square().amax() > CANCELS * (few - mean).square().mean())
 
 
 def chunks(sizes: Sequence[int], limit: int) -> list[list[int]]:

@@ -158,6 +158,27 @@ def test_a_copy_behind_an_activation_is_replaced_exactly_in_float32():
     torch.testing.assert_close(pruned(images), network(images), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mean", [1, 100, 10_000])
+def test_means_that_dwarf_the_variances_cost_few_digits_in_float32(mean):
+    """Without batch norms a channel may be 10,000 +- 1: six channels, mixed from three, stand for all sixteen."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 8, 1), nn.Flatten(), nn.Linear(512, 4)).eval()
+    nn.init.constant_(network[0].bias, mean)
+    images = torch.randn(32, 3, 8, 8)
+    pruned, _ = prune_and_compensate(network, {"0": [0, 1, 2, 5, 7, 9]}, images)
+    with torch.no_grad():
+        wanted, given = network(images), pruned(images)
+    assert (given - wanted).norm() < 1e-2 * (wanted - wanted.mean(0)).norm()
+
+
+def test_inputs_that_cannot_be_told_apart_are_said():
+    network, images = chain()
+    with torch.no_grad():
+        network.first.weight[1], network.first.bias[1] = network.first.weight[0], network.first.bias[0]
+    with pytest.raises(ScapError, match="layer 'second': the inputs that stay cannot be told apart; raise `ridge`"):
+        prune_and_compensate(network, {"first": [0, 1]}, images, ridge=1e-300)
+
+
 @pytest.mark.parametrize(
     ("how", "seed", "count"), [("full", 0, 6), ("channelwise", 1, 12), ("full", 2, 40), ("channelwise", 3, 80)]
 )
