@@ -12,13 +12,14 @@ from typing import Any
 from job import LOG, QUIET, _reporter
 
 from scap.errors import ScapError
+from scap.writing import write_json, write_whole
 
 
 def start(count: int, arguments: dict[str, Any], log: str, name: str, threads: int) -> None:
     """Run `finetune` with these arguments in `count` processes; ScapError where one of them raises it."""
     with tempfile.TemporaryDirectory(prefix="scap-") as folder:
         task = Path(folder, "task.json")
-        task.write_text(json.dumps({"arguments": arguments, "log": log, "name": name, "threads": max(1, threads // count)}))
+        write_json(task, {"arguments": arguments, "log": log, "name": name, "threads": max(1, threads // count)})
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         paths = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # the library that this job uses
         done = subprocess.run([*torchrun, __file__, str(task)], env=paths, capture_output=True, text=True, check=False)
@@ -42,7 +43,7 @@ def run_task(path: str) -> None:
         finetune(**task["arguments"], device=device, report=_reporter(task["arguments"]["cfg"]["training"]["epochs"]))
         distributed.destroy_process_group()
     except ScapError as error:
-        Path(path).with_name(f"error-{rank}").write_text(str(error))
+        write_whole(Path(path).with_name(f"error-{rank}"), str(error))
         sys.exit(1)
 
 
