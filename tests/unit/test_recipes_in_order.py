@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from clock import time_by_macs
 from torch import nn
 
 import scap
@@ -36,7 +37,8 @@ def names():
     return given | {"criterion": criterion, "table": table, "smaller": smaller}
 
 
-def test_a_budget(names):
+def test_a_budget(names, monkeypatch):
+    time_by_macs(monkeypatch)
     exec(code("Meet a budget"), names)
     first, *_, last = names["layers"]
     assert names["plan"].reached["latency"] <= 0.7
@@ -59,6 +61,7 @@ def test_fine_tuning_and_rounds(names, tmp_path, monkeypatch):
 
 def test_export(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    time_by_macs(monkeypatch)
     exec(code("Export to ONNX, and measure latency"), names)
     assert names["difference"] < 1e-4
     assert 0 < names["measured"].ratio < 1

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from clock import time_by_macs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -211,11 +212,12 @@ def test_the_lowest_threshold_that_meets_a_latency_too(small, monkeypatch, budge
     assert len(measured) <= 6  # 20 thresholds in a bisection, and the smallest plan
 
 
-def test_a_latency_measured_on_this_machine():
+def test_a_latency_is_that_of_the_cut_network(monkeypatch):
+    time_by_macs(monkeypatch)
     layers = [torch.nn.Conv2d(16, 192, 3), torch.nn.ReLU(), torch.nn.Conv2d(192, 16, 3)]
     plan = plan_for(table_of({"0": 192}), torch.nn.Sequential(*layers), torch.zeros(1, 16, 20, 20), latency=0.5, threads=1)
-    assert 0 < plan.reached["latency"] <= 0.5
-    assert 10 < len(plan["0"]) < 150
+    assert plan.reached["latency"] == pytest.approx(plan.reached["macs"]) == pytest.approx(0.5)
+    assert len(plan["0"]) == 96
 
 
 def test_a_budget_on_a_real_network(network):
