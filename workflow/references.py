@@ -1,42 +1,41 @@
 """Names of a configuration that refer to nothing, and entries that do not fit together: one message a mistake."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from scap.criterion.settings import CriterionSettings
 from scap.criterion.terms import needs
-from scap.data.sources import SIZES
 from scap.errors import ScapError
-from scap.models.names import PRUNABLE, check_architecture, output_channels
-from scap.settings import choose
-from scap.training.settings import TrainingSettings
+from scap.models.names import PRUNABLE
+from workflow.network_checks import REPEATED, Data, channels_of, check_data, check_known, check_network
 from workflow.yaml_files import ConfigurationError
 
 RULES = Path(__file__).with_name("rules")
 RULE = r"^(?:use rule \w+ as|rule) (\w+)"
-REPEATED = re.compile(r"(.+?)\1{20,}$")  # Snakemake takes such a name for a path that grows without end
 Section = dict[str, Any]
 
 
-def check_references(config: Section) -> None:
-    """Raise ConfigurationError where a name refers to nothing, or entries do not fit together."""
+def check_references(config: Section, surveyed: Mapping[str, int] | None = None) -> None:
+    """Raise ConfigurationError where a name refers to nothing, or entries do not fit together.
+
+    `surveyed`: training images of data sets that are folders. They are counted only for the targets that read them, and what
+    depends on the number is checked then.
+    """
     _check_names(config)
-    for name, entry in config["datasets"].items():
-        if entry["source"] != "digits" and not entry.get("root"):
-            raise ConfigurationError(f"config: datasets.{name}: 'root' is missing; name the folder of the official files")
+    data = {name: check_data(name, entry, (surveyed or {}).get(name)) for name, entry in config["datasets"].items()}
     for name, entry in config["networks"].items():
-        _known(entry["dataset"], config["datasets"], f"networks.{name}.dataset", "datasets")
-        _check_network(f"networks.{name}", entry, config["datasets"][entry["dataset"]]["source"])
+        check_known(entry["dataset"], config["datasets"], f"networks.{name}.dataset", "datasets")
+        check_network(f"networks.{name}", entry, data[entry["dataset"]])
     for name, entry in config["criteria"].items():
         _check_criterion(f"criteria.{name}", name, entry)
     if config["compensations"].get("none", {"how": "none"})["how"] != "none":
         raise ConfigurationError("config: compensations.none.how: this name stands for no compensation; choose another name")
     for name, comparison in config["comparisons"].items():
         for index, grid in enumerate(comparison["runs"]):
-            _check_grid(f"comparisons.{name}.runs.{index}", grid, config)
+            _check_grid(f"comparisons.{name}.runs.{index}", grid, config, data)
         _check_results(f"comparisons.{name}", comparison, config)
     _check_targets(config)
 
@@ -61,86 +60,7 @@ def _check_targets(config: Section) -> None:
         if not members:
             raise ConfigurationError(f"config: targets.{name}: names no comparison; give one, or leave the target out")
         for member in members:
-            _known(member, config["comparisons"], f"targets.{name}", "comparisons")
-
-
-def _check_network(path: str, entry: Section, source: str) -> None:
-    _check_layers(path, entry)
-    if ("baseline" in entry) == ("weights" in entry):
-        raise ConfigurationError(f"config: {path}: give either 'baseline', its training, or 'weights', a checkpoint")
-    if "weights" in entry and entry["width"] != 1:
-        raise ConfigurationError(f"config: {path}.width: a checkpoint has its own widths; leave it out")
-    if entry.get("baseline", {}).get("distillation"):
-        raise ConfigurationError(f"config: {path}.baseline.distillation: a baseline has no teacher; leave it out")
-    if "none" in entry["finetuning"]:
-        raise ConfigurationError(f"config: {path}.finetuning.none: this name stands for no training at all; choose another")
-    available, size = SIZES[source]
-    left = available - entry["holdout"]
-    if left < 1:
-        raise ConfigurationError(f"config: {path}.holdout: {source} has {available} training images; leave some to train on")
-    if entry.get("train_images", 1) > left:
-        raise ConfigurationError(f"config: {path}.train_images: {source} has {left} left beside the holdout; give fewer")
-    trainings = {"baseline": entry["baseline"]} if "baseline" in entry else {}
-    trainings |= {f"finetuning.{name}": schedule for name, schedule in entry["finetuning"].items()}
-    for key, training in trainings.items():
-        _check_training(f"{path}.{key}", training, entry.get("train_images", left), size)
-    for name, schedule in entry["finetuning"].items():
-        _check_schedule(f"{path}.finetuning.{name}", schedule, entry["gpu"])
-
-
-def _check_schedule(path: str, schedule: Section, gpu: int) -> None:
-    if schedule["rounds"] > 1 and schedule["start"] == "scratch":
-        problem = f"{schedule['rounds']} rounds prune by what training has made of the weights; leave out 'start: scratch'"
-        raise ConfigurationError(f"config: {path}.rounds: {problem}, or the rounds")
-    if schedule["batch_size"] % max(1, gpu):
-        problem = f"{schedule['batch_size']} does not divide by the {gpu} processes of 'gpu: {gpu}'; give a multiple"
-        raise ConfigurationError(f"config: {path}.batch_size: {problem}")
-
-
-def _check_layers(path: str, entry: Section) -> None:
-    architecture, layers = entry["architecture"], entry.get("layers")
-    try:
-        check_architecture(architecture)
-    except (ScapError, OSError, ValueError) as error:  # a path that no file can have, too
-        raise ConfigurationError(f"config: {path}.{error}".replace("\n", "\\n")) from error
-    if layers is None and architecture not in PRUNABLE and not entry["coupled"]:
-        raise ConfigurationError(f"config: {path}.layers: is missing; name the convolutions of {architecture} to prune")
-    for layer in layers or []:
-        if not entry["coupled"]:  # any layer may be what a group is named by, but for a trace nobody knows
-            _known(layer, PRUNABLE.get(architecture, layers), f"{path}.layers", f"the layers of {architecture}")
-        if not re.fullmatch(r"\w+(\.\w+)*", layer) or REPEATED.search(layer):
-            raise ConfigurationError(
-                f"config: {path}.layers: {layer!r} cannot be a layer; give its path, such as 'layer1.0.conv1'"
-            )
-    if layers == []:
-        raise ConfigurationError(f"config: {path}.layers: is empty; name one layer at least, or leave it out for all")
-    if architecture in PRUNABLE:
-        widest = max(channels_of(entry).values())
-        for key in ("multiple", "min_channels"):
-            if entry[key] > widest:
-                problem = f"no layer has more than {widest} channels: nothing could be pruned; give less"
-                raise ConfigurationError(f"config: {path}.{key}: {entry[key]} is too large, as {problem}")
-
-
-def channels_of(network: Section) -> dict[str, int]:
-    """Output channels of the layers that are pruned, of a built-in architecture."""
-    known = output_channels(network["architecture"], network["width"])
-    return {layer: known[layer] for layer in network.get("layers", known) if layer in known} or known
-
-
-def _check_training(path: str, training: Section, images: int, size: int) -> None:
-    for setting, limit in {"batch_size": images, "crop": size - 1, "cutout": size}.items():
-        if training[setting] > limit:
-            raise ConfigurationError(f"config: {path}.{setting}: {training[setting]} is more than {limit}; give less")
-    for side in training["small_images"]:
-        if side > size:
-            raise ConfigurationError(
-                f"config: {path}.small_images: {side} is more than the {size} pixels of an image; give less"
-            )
-    try:
-        TrainingSettings(**{key: value for key, value in training.items() if key not in ("start", "rounds")})
-    except ScapError as error:
-        raise ConfigurationError(f"config: {path}: {str(error).removeprefix('training: ')}") from error
+            check_known(member, config["comparisons"], f"targets.{name}", "comparisons")
 
 
 def _check_criterion(path: str, name: str, entry: Section) -> None:
@@ -152,13 +72,13 @@ def _check_criterion(path: str, name: str, entry: Section) -> None:
         raise ConfigurationError(f"config: {path}: {str(error).removeprefix('criterion: ')}") from error
 
 
-def _check_grid(path: str, grid: Section, config: Section) -> None:
+def _check_grid(path: str, grid: Section, config: Section, data: dict[str, Data]) -> None:
     for key in ("networks", "criteria", "compensations"):
         for name in grid[key]:
-            _known(name, config[key], f"{path}.{key}", key)
+            check_known(name, config[key], f"{path}.{key}", key)
     for widths in grid["widths"]:
         names = {"own", "uniform"} | config["criteria"].keys() | {f"uniform-{name}" for name in config["criteria"]}
-        _known(widths, sorted(names), f"{path}.widths", "own, uniform, criteria")
+        check_known(widths, sorted(names), f"{path}.widths", "own, uniform, criteria")
     for key in ("widths", "compensations"):
         if not grid[key]:
             raise ConfigurationError(f"config: {path}.{key}: is empty; name one at least, or leave it out")
@@ -166,11 +86,11 @@ def _check_grid(path: str, grid: Section, config: Section) -> None:
         raise ConfigurationError(f"config: {path}: no size is given; list thresholds, macs or params")
     for network, schedule in product(grid["networks"], grid["schedules"]):
         names = ["none", *config["networks"][network]["finetuning"]]
-        _known(schedule, names, f"{path}.schedules", f"networks.{network}.finetuning")
+        check_known(schedule, names, f"{path}.schedules", f"networks.{network}.finetuning")
         if schedule != "none":
             _check_rounds(path, grid, schedule, config["networks"][network]["finetuning"][schedule]["rounds"])
     for network in grid["networks"]:
-        _check_calibrations(path, grid, network, config)
+        _check_calibrations(grid, network, config, data[config["networks"][network]["dataset"]])
 
 
 def _check_rounds(path: str, grid: Section, schedule: str, rounds: int) -> None:
@@ -182,9 +102,9 @@ def _check_rounds(path: str, grid: Section, schedule: str, rounds: int) -> None:
         raise ConfigurationError(f"config: {path}.widths: {problem}")
 
 
-def _check_calibrations(path: str, grid: Section, network: str, config: Section) -> None:
+def _check_calibrations(grid: Section, network: str, config: Section, data: Data) -> None:
     entry = config["networks"][network]
-    available = SIZES[config["datasets"][entry["dataset"]]["source"]][0] - entry["holdout"]
+    available = data.images - entry["holdout"]
     available = min(available, entry.get("train_images", available))
     scored = {*grid["criteria"], *(widths.removeprefix("uniform-") for widths in grid["widths"])} - {"own", "uniform"}
     asked = {f"criteria.{name}.calibration": config["criteria"][name]["calibration"]["images"] for name in sorted(scored)}
@@ -250,8 +170,3 @@ def _check_results(path: str, comparison: Section, config: Section) -> None:
 
 def _criteria(comparison: Section) -> Iterator[str]:
     return (name for grid in comparison["runs"] for name in grid["criteria"])
-
-
-def _known(name: str, names: Iterable[str], path: str, where: str) -> None:
-    if name not in names:
-        raise ConfigurationError(f"config: {path}: {str(name)[:60]!r} is not in {where}; {choose(name, names)}")

@@ -55,7 +55,9 @@ def type_of(annotation: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     """The schema of a type; bounds and choices of a list hold for its items, those of a mapping for its values."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        return type_of(next(argument for argument in arguments if argument is not type(None)), metadata)
+        first, *others = (argument for argument in arguments if argument is not type(None))
+        found = type_of(first, metadata)
+        return found | ({"type": [found["type"], *(TYPES[other] for other in others)]} if others else {})
     if origin is list:
         return {"type": "array", "items": type_of(arguments[0], metadata), "uniqueItems": "repeats" not in metadata}
     if origin is not None:  # a mapping

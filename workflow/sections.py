@@ -1,10 +1,11 @@
 """The sections of the configuration: what an entry of each may hold. config/schema.json is made from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import ClassVar
 
 from scap.criterion.settings import AutoencoderSettings, CalibrationSettings, CriterionSettings
-from scap.data.sources import RAW_FILES
+from scap.data.settings import FolderSettings
+from scap.data.sources import FOLDER, RAW_FILES
 from scap.settings import option
 from scap.training.settings import TrainingSettings
 from workflow.figures import FIGURES, TABLES
@@ -13,13 +14,27 @@ NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*(?!\n)$"
 SHARE = {"exclusiveMinimum": 0, "maximum": 1}
 
 
+def left_out(cls: type, where: str) -> type:
+    """A base class with the fields of a settings class, each None where it is left out: no default where it has no use."""
+    entries = []
+    for each in fields(cls):
+        about = f"{where}: {each.metadata['description']}; {each.default} where it is left out"
+        entries.append((each.name, each.type | None, field(default=None, metadata={**each.metadata, "description": about})))
+    return make_dataclass(f"LeftOut{cls.__name__}", entries, frozen=True, kw_only=True)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class Dataset(left_out(FolderSettings, "of `source: folder`")):  # type: ignore[misc]  # made from the one class that has them
     """Data sets by name."""
 
-    source: str = option("where the images come from: scikit-learn's digits, or a data set of torchvision", choices=RAW_FILES)
-    root: str | None = option("folder that holds the official files; needed for all but digits", None)
-    download: bool = option("download the files where they are missing", True)
+    source: str = option(
+        "where the images come from: scikit-learn's digits, a data set of torchvision, or a folder of images of one's own",
+        choices=(*RAW_FILES, FOLDER),
+    )
+    root: str | None = option(
+        "folder that holds the official files, or train/CLASS and val/CLASS with images; needed for all but digits", None
+    )
+    download: bool = option("download official files where they are missing", True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,9 @@ class Checkpoint:
     prefix: str = option("what stands before every name in the file, such as `module.`", "")
     key: str | None = option("where the file wraps the weights, the key that holds them, such as `state_dict`", None)
     sha256: str | None = option("the file's SHA-256, or its first 8 digits at least", None)
+    leave_out: list[str] | None = option(
+        "modules that keep fresh weights, such as a head for other classes, which `baseline` then trains", None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +95,12 @@ class Network:
         minimum=0,
         maximum=64,
     )
-    baseline: TrainingSettings | None = option("training of the baseline; left out where `weights` are given", None)
-    weights: Checkpoint | None = option("a checkpoint that is the baseline, instead of a training", None)
+    baseline: TrainingSettings | None = option("training of the baseline, from scratch or from `weights`", None)
+    weights: Checkpoint | str | None = option(
+        "trained weights, which are the baseline unless `baseline` trains them further: a checkpoint; DEFAULT (or another "
+        "name) for those that torchvision or timm offer; `own` for those that a function of one's own returns",
+        None,
+    )
     normalisation: Normalisation | None = option("of the images; the data set's own where it is left out", None)
     finetuning: dict[str, Schedule] = option("schedules of fine-tuning by name", {})
 

@@ -6,6 +6,7 @@ Imports no torch: the workflow checks them before any job.
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from scap.errors import ScapError
@@ -37,6 +38,7 @@ RAW_FILES: dict[str, dict[str, str]] = {
 
 FOLDER = "folder"  # the source of images that lie in folders train and val, with a folder a class
 PARTS = {"train": "train", "test": "val"}  # part of a data set -> its folder below the root
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # of images, as torchvision has them
 
 # Training images, and the side of an image in pixels, of each source.
 SIZES = {"digits": (1437, 32), "cifar10": (50000, 32), "cifar100": (50000, 32), "fashion-mnist": (60000, 32)}
@@ -95,10 +97,48 @@ def class_folders(root: str | Path) -> list[str]:
     return found["train"]
 
 
-def count_images(root: str | Path) -> dict[str, int]:
-    """Number of entries of every class folder, by its path below `root`: a step that lists the images depends on it."""
-    folders = [Path(part, name) for part in PARTS.values() for name in _names(Path(root, part), os.DirEntry.is_dir)]
-    return {folder.as_posix(): len(_names(Path(root, folder), lambda entry: True)) for folder in folders}
+@dataclass(frozen=True)
+class Survey:
+    """A folder of images as far as names and sizes tell: numbers of images of each part, and a digest of all that."""
+
+    train: int
+    test: int
+    digest: str
+
+
+def survey_folder(root: str | Path) -> Survey:
+    """Count the images that a list of the folder would hold; no image is opened, and torch is not imported.
+
+    An image added, removed, renamed or of another number of bytes alters the digest. ScapError for folders or classes that
+    are missing or empty, as when the images are listed, and for what cannot be read.
+    """
+    digest, counts, classes = hashlib.sha256(), dict.fromkeys(PARTS, 0), class_folders(root)
+    for part, name in PARTS.items():
+        for label in classes:
+            found = _images(Path(root, name, label))
+            if part == "train" and not found:
+                raise ScapError(f"{Path(root, name, label)}: holds no images; add some, or delete the folder")
+            counts[part] += len(found)
+            digest.update(b"".join(b"%b/%b\0%d\n" % (name.encode(), os.fsencode(path), size) for path, size in found))
+        if not counts[part]:
+            raise ScapError(f"{Path(root, name)}: its folders hold no images")
+    return Survey(counts["train"], counts["test"], digest.hexdigest()[:16])
+
+
+def _images(folder: Path) -> list[tuple[str, int]]:
+    """Path and bytes of each image in a folder of a class and below, in order; none where there is no folder."""
+    found, folders, above = [], [str(folder)] if folder.is_dir() else [], len(str(folder.parent)) + 1
+    try:
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir():
+                        folders.append(entry.path)
+                    elif entry.name.lower().endswith(ENDINGS):
+                        found.append((entry.path[above:], entry.stat().st_size))
+    except OSError as error:
+        raise ScapError(f"{error.filename}: cannot be read ({error.strerror}); mend or delete it") from error
+    return sorted(found)
 
 
 def _names(folder: Path, wanted: Callable[[os.DirEntry], bool]) -> list[str]:

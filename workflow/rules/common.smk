@@ -1,16 +1,20 @@
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 from scap.criterion.terms import TERMS, needs
-from scap.data.sources import check_raw_files, missing_files, raw_files
+from scap.data.sources import FOLDER, check_raw_files, missing_files, raw_files, survey_folder
 from scap.models.checkpoints import check_checkpoint
+from scap.models.names import own_function
 from workflow.cluster import remove_leftovers, wait_for_earlier_jobs
 from workflow.code import code_of
 from workflow.configuration import load_configuration
 from workflow.figures import FIGURES, TABLES
 from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, NUMBER, PRUNED, ROUND, RUN, Lineage, size_of
+from workflow.network_checks import folder_settings
 from workflow.records import export_records
+from workflow.references import check_references
 
 BASE = Path(workflow.basedir)
 # Threads of a job that wait for each other leave their core meanwhile: spinning, they crawl on a machine with other work.
@@ -108,6 +112,19 @@ def named(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def networks_from(origin):
+    """A pattern that fits the networks whose baseline comes from there."""
+
+    def origin_of(entry):
+        if "weights" not in entry:
+            return "training"
+        if "baseline" in entry:
+            return "weights, then training"
+        return "named weights" if isinstance(entry["weights"], str) else "checkpoint"
+
+    return named(name for name, entry in config["networks"].items() if origin_of(entry) == origin)
+
+
 def checkpoint_file(wildcards):
     """The checkpoint of a network, verified before any job."""
     weights = config["networks"][wildcards.network]["weights"]
@@ -138,6 +155,44 @@ def sources(wildcards):
         except ValueError as error:
             refuse(error)
     return [Path(root, name) for name in raw_files(entry["source"])]
+
+
+@cache
+def survey(name):
+    """What names and sizes tell of the folder of a data set, checked before any job against all that reads it.
+
+    Once in a run, of a data set that its targets read; the other jobs of a cluster do not ask.
+    """
+    try:
+        found = survey_folder(config["datasets"][name]["root"])
+    except ValueError as error:
+        refuse(f"config: datasets.{name}.root: {error}")
+    try:
+        check_references(config, {name: found.train})
+    except ValueError as error:
+        refuse(error)
+    return found
+
+
+def surveyed(wildcards):
+    """No files, as there may be a million: a folder is looked through, and its digest is a parameter of the list."""
+    survey(wildcards.dataset)
+    return []
+
+
+def folder_list(wildcards):
+    """What image_list.py reads in its `params`."""
+    entry = config["datasets"][wildcards.dataset]
+    return {"root": entry["root"], "settings": folder_settings(entry), "digest": survey(wildcards.dataset).digest}
+
+
+def trained_weights(wildcards):
+    """What weights are read from: a checkpoint, or the user's own file with the function that returns them."""
+    entry = config["networks"][wildcards.network]
+    if not isinstance(entry["weights"], str):
+        return {"checkpoint": checkpoint_file(wildcards)}
+    own = own_function(entry["architecture"])
+    return {"function": own[0]} if own else {}
 
 
 def spectra(wildcards):

@@ -22,6 +22,9 @@ for name, entry in config["datasets"].items():
                 "../scripts/download.py"
 
 
+folders = [name for name, entry in config["datasets"].items() if entry["source"] == FOLDER]
+
+
 rule data:
     """One file per data set: uint8 images and labels, training and test."""
     input:
@@ -32,6 +35,8 @@ rule data:
         log_of("results/data/{dataset}"),
     benchmark:
         benchmark_of("results/data/{dataset}")
+    wildcard_constraints:
+        dataset=named(set(config["datasets"]) - set(folders)),
     threads: 1
     resources:
         runtime=more(10),
@@ -41,6 +46,29 @@ rule data:
         code=code("data.py"),
     script:
         "../scripts/data.py"
+
+
+rule image_list:
+    """The list of a folder's images, which are decoded when they are used."""
+    input:
+        surveyed,
+    output:
+        "results/data/{dataset}.safetensors",
+    log:
+        log_of("results/data/{dataset}"),
+    benchmark:
+        benchmark_of("results/data/{dataset}")
+    wildcard_constraints:
+        dataset=named(folders),
+    threads: 1
+    resources:
+        runtime=more(60),
+        mem_mb=more(4000),
+    params:
+        cfg=folder_list,
+        code=code("image_list.py"),
+    script:
+        "../scripts/image_list.py"
 
 
 rule checkpoint:
@@ -55,7 +83,7 @@ rule checkpoint:
     benchmark:
         benchmark_of(f"{NETWORK}/checkpoint")
     wildcard_constraints:
-        network=named(name for name, entry in config["networks"].items() if "weights" in entry),
+        network=networks_from("checkpoint"),
     threads: 1
     resources:
         runtime=more(10),
@@ -79,7 +107,7 @@ rule baseline:
     benchmark:
         benchmark_of(f"{NETWORK}/baseline")
     wildcard_constraints:
-        network=named(name for name, entry in config["networks"].items() if "baseline" in entry),
+        network=networks_from("training"),
     threads: workflow.resource_settings.cores or 1
     resources:
         runtime=more(600),
@@ -93,6 +121,69 @@ rule baseline:
         code=code("baseline.py"),
     script:
         "../scripts/baseline.py"
+
+
+rule trained_weights:
+    """A network with trained weights, and a fresh head where its classes are others: what a training starts from."""
+    input:
+        unpack(trained_weights),
+        data=dataset,
+    output:
+        f"{NETWORK}/weights.safetensors",
+    log:
+        log_of(f"{NETWORK}/weights"),
+    benchmark:
+        benchmark_of(f"{NETWORK}/weights")
+    wildcard_constraints:
+        network=networks_from("weights, then training"),
+    threads: 1
+    resources:
+        runtime=more(30),
+        mem_mb=more(6000),
+    params:
+        cfg=lambda wildcards: {"architecture": architecture(wildcards.network), "fresh_head": True},
+        code=code("trained_weights.py"),
+    script:
+        "../scripts/trained_weights.py"
+
+
+use rule trained_weights as named_weights with:
+    output:
+        f"{NETWORK}/baseline.safetensors",
+    wildcard_constraints:
+        network=networks_from("named weights"),
+    params:
+        cfg=lambda wildcards: {"architecture": architecture(wildcards.network), "fresh_head": False},
+        code=code("trained_weights.py"),
+
+
+rule baseline_from_weights:
+    """The network to be pruned, trained from given weights; resumes from its last epoch."""
+    input:
+        weights=f"{NETWORK}/weights.safetensors",
+        data=dataset,
+    output:
+        model=f"{NETWORK}/baseline.safetensors",
+        history=f"{NETWORK}/baseline.history.csv",
+    log:
+        log_of(f"{NETWORK}/baseline"),
+    benchmark:
+        benchmark_of(f"{NETWORK}/baseline")
+    wildcard_constraints:
+        network=networks_from("weights, then training"),
+    threads: workflow.resource_settings.cores or 1
+    resources:
+        runtime=more(600),
+        mem_mb=more(6000),
+        gpu=gpus,
+    params:
+        cfg=lambda wildcards: {
+            "architecture": architecture(wildcards.network),
+            "training": config["networks"][wildcards.network]["baseline"],
+        },
+        code=code("baseline_from_weights.py"),
+    script:
+        "../scripts/baseline_from_weights.py"
 
 
 rule evaluate_baseline:
