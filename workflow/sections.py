@@ -14,27 +14,30 @@ NAME = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*(?!\n)$"
 SHARE = {"exclusiveMinimum": 0, "maximum": 1}
 
 
-def left_out(cls: type, where: str) -> type:
-    """A base class with the fields of a settings class, each None where it is left out: no default where it has no use."""
-    entries = []
-    for each in fields(cls):
-        about = f"{where}: {each.metadata['description']}; {each.default} where it is left out"
-        entries.append((each.name, each.type | None, field(default=None, metadata={**each.metadata, "description": about})))
-    return make_dataclass(f"LeftOut{cls.__name__}", entries, frozen=True, kw_only=True)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Dataset(left_out(FolderSettings, "of `source: folder`")):  # type: ignore[misc]  # made from the one class that has them
-    """Data sets by name."""
+class Source:
+    """Where the images of a data set come from."""
 
     source: str = option(
-        "where the images come from: scikit-learn's digits, a data set of torchvision, or a folder of images of one's own",
-        choices=(*RAW_FILES, FOLDER),
+        "scikit-learn's digits, a data set of torchvision, or a folder of images of one's own", choices=(*RAW_FILES, FOLDER)
     )
     root: str | None = option(
         "folder that holds the official files, or train/CLASS and val/CLASS with images; needed for all but digits", None
     )
     download: bool = option("download official files where they are missing", True)
+
+
+def with_left_out(base: type, cls: type, where: str) -> type:
+    """A dataclass with the fields of a settings class too, None where they are left out: no default where they have no use."""
+    entries = []
+    for each in fields(cls):
+        about = f"{each.metadata['description']} ({where}; {each.default} where it is left out)"
+        entries.append((each.name, each.type | None, field(default=None, metadata={**each.metadata, "description": about})))
+    return make_dataclass(f"{base.__name__}And{cls.__name__}", entries, bases=(base,), frozen=True, kw_only=True)
+
+
+class Dataset(with_left_out(Source, FolderSettings, "`source: folder`")):  # type: ignore[misc]  # the base is made here
+    """Data sets by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

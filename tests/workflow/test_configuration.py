@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from dataclasses import fields
 from functools import reduce
 from pathlib import Path
 
@@ -9,10 +11,13 @@ import pytest
 import yaml
 from tiny import TINY
 
-from scap.data.sources import RAW_FILES
+from scap.data.settings import FolderSettings
+from scap.data.sources import FOLDER, RAW_FILES
 from workflow import schema
 from workflow.configuration import checked, load_configuration, merge
 from workflow.lineage import Lineage, size_of
+from workflow.network_checks import folder_settings
+from workflow.references import check_references
 from workflow.yaml_files import ConfigurationError, read_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +140,15 @@ AT_THE_KEY = [
     ("datasets.digits.root", "a\nb", "'a\\nb' holds a brace, line break or control character"),
     ("datasets.digits.root", "{seed}", "'{seed}' holds a brace, line break or control character"),
     ("datasets.digits.root", "a" * 1001, f"'{'a' * 40}' is longer than 1000 letters"),
+    ("datasets.digits.size", 32, "is for 'source: folder'; digits has images of one size"),
+    (
+        "datasets.digits",
+        {"source": "folder"},
+        "'root' is missing; name the folder of the images, with train/CLASS and",
+    ),
+    ("datasets.digits", {"source": "folder", "root": "a", "size": 300}, "resize is 256, less than size, 300"),
+    ("networks.tiny.weights", {"file": "a.th"}, "width: trained weights have their own widths; leave it out"),
+    ("networks.tiny.weights", 5, "5 is not of type 'object', 'string'"),
     ("targets.all", ["quik"], "'quik' is not in comparisons; did you mean 'quick'?"),
     ("targets.all", [], "names no comparison"),
     ("targets.baseline", ["quick"], "a rule has this name; choose another"),
@@ -170,7 +184,6 @@ AT_ITS_ENTRY = [
     ("criteria.", {"terms": {"l1": 1}}, "'' cannot be a name"),
     ("networks.tiny.finetuning.Short_1", {"epochs": 1, "batch_size": 1, "learning_rate": 1}, "'Short_1' cannot be a name"),
     (f"networks.tiny.finetuning.{'a' * 50}", {"epochs": 1, "batch_size": 1, "learning_rate": 1}, "the name 'aaa"),
-    ("networks.tiny.weights", {"file": "a.th"}, "give either 'baseline', its training, or 'weights', a checkpoint"),
     ("comparisons.quick.figures", ["tradeof"], None),
     ("comparisons.sizes.figures", ["finetuning"], "'finetuning' draws trainings, but all schedules are 'none'"),
     ("criteria.l1.autoencoder", {"bottleneck": 0}, None),
@@ -483,7 +496,7 @@ def test_another_spelling_of_a_size_is_refused_with_the_right_one(size, spelling
 
 
 def test_the_schema_knows_all_data_sets():
-    assert entries("datasets")["source"]["enum"] == list(RAW_FILES)
+    assert entries("datasets")["source"]["enum"] == [*RAW_FILES, FOLDER]
 
 
 def entries(section):
@@ -508,7 +521,7 @@ def test_every_key_is_described():
 
 
 def test_no_object_takes_keys_that_are_not_described():
-    objects = [(path, part) for path, part in subschemas(SCHEMA) if part.get("type") == "object"]
+    objects = [(path, part) for path, part in subschemas(SCHEMA) if "object" in part.get("type", "")]
     assert len(objects) > 15
     assert [path for path, part in objects if part.get("additionalProperties", True) is True] == []
 
@@ -585,3 +598,88 @@ def test_a_coupled_network_may_leave_its_layers_to_the_trace(tiny, layers):
     tiny["comparisons"]["quick"]["figures"] = ["tradeoff"]
     tiny["targets"] = {"all": ["quick"]}
     assert Lineage(checked(tiny, SCHEMA)).layers("tiny") == (layers or [])
+
+
+@pytest.fixture
+def photos(tiny):
+    """The tiny experiment on a folder of images, which is never opened here."""
+    tiny["datasets"]["digits"] = {"source": "folder", "root": "nowhere", "size": 24, "resize": 24}
+    del tiny["networks"]["tiny"]["baseline"]["crop"]
+    return tiny
+
+
+def test_settings_of_a_folder_have_one_source(photos):
+    """Bounds and meaning are those of the library; no default stands where the data are others'."""
+    for each in fields(FolderSettings):
+        entry = entries("datasets")[each.name]
+        assert each.metadata["description"] in entry["description"]
+        assert str(each.default) in entry["description"]
+        assert "default" not in entry
+    assert folder_settings(checked(photos, SCHEMA)["datasets"]["digits"]) == {
+        **{"size": 24, "resize": 24, "smallest_crop": 0.08, "interpolation": "bilinear"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "images", "message"),
+    [
+        ("networks.tiny.holdout", 60, 60, "holdout: digits has 60 training images; leave some to train on"),
+        ("networks.tiny.train_images", 512, 500, "train_images: digits has 436 left beside the holdout; give fewer"),
+        ("networks.tiny.train_images", 20, 500, "baseline.batch_size: 64 is more than 20; give less"),
+        (f"{TRAINING}.cutout", 25, None, "baseline.cutout: 25 is more than 24; give less"),
+        (f"{TRAINING}.crop", 2, None, "baseline.crop: images of a folder are cropped at random anyhow; leave it out"),
+        ("networks.tiny.finetuning.short.crop", 2, None, "short.crop: images of a folder are cropped at random anyhow"),
+        ("compensations.full.images", 500, 600, "compensations.full.images: 500 are more than the 512 training images"),
+    ],
+)
+def test_what_does_not_fit_a_folder_is_named(photos, path, value, images, message):
+    """What depends on the number of its images, when they have been counted."""
+    if "compensations" in path:
+        photos["networks"]["tiny"]["train_images"], message = 300, message.replace("512", "300")
+    config = with_value(photos, path, value)
+    if images is not None:
+        config = checked(config, SCHEMA)
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        checked(config, SCHEMA) if images is None else check_references(config, {"digits": images})
+
+
+OWN = f"{Path(__file__)}:make"  # a file that is there
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights", "message"),
+    [
+        ("vgg16", "DEFAULT", "'DEFAULT' is nothing that vgg16 offers; give a checkpoint, {file: ...}"),
+        ("timm:resnet18", "IMAGENET1K_V1", "give DEFAULT, or a checkpoint"),
+        ("torchvision:resnet18", "own", "give DEFAULT, another name that it lists, or a checkpoint"),
+        (OWN, "DEFAULT", "give own, or a checkpoint"),
+        (
+            "vgg16",
+            {"file": "a", "leave_out": ["classifier"]},
+            "'classifier' would stay untrained; give 'baseline', which",
+        ),
+        ("vgg16", None, "give 'baseline', its training, or 'weights', trained ones, or both"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_named(tiny, architecture, weights, message):
+    network = tiny["networks"]["tiny"]
+    network |= {"architecture": architecture, "weights": weights}
+    for key in ("width", "baseline", *(["weights"] if weights is None else [])):
+        del network[key]
+    assert message in refusal(tiny)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights"),
+    [
+        ("timm:resnet18", "DEFAULT"),
+        ("torchvision:resnet18", "IMAGENET1K_V1"),
+        (OWN, "own"),
+        ("vgg16", {"file": "a", "leave_out": ["classifier"]}),
+    ],
+)
+def test_weights_may_be_trained_further(tiny, architecture, weights):
+    network = tiny["networks"]["tiny"]
+    network |= {"architecture": architecture, "weights": weights}
+    del network["width"]
+    assert checked(tiny, SCHEMA)["networks"]["tiny"]["baseline"]["epochs"] == 8

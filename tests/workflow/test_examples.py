@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-import scap
 from scap.data.datasets import load_dataset, normalise, read_source
-from scap.errors import ScapError
+from scap.data.sources import survey_folder
 from scap.models.build import build_network
 from scap.tensors import save_tensors
 
@@ -34,24 +33,24 @@ def images(tmp_path_factory):
     return path
 
 
-def test_efficientnet_lite0_is_trained_pruned_and_fine_tuned_on_a_folder(images, tmp_path):
-    """From the command line, as its first lines say."""
-    tiny = ("--classes", "3", "--count", "3", "--size", "32", "--epochs", "1")
-    command = [sys.executable, str(EXAMPLE), str(tmp_path / "folder"), "--from", str(images), *tiny]
+def test_a_data_set_is_written_as_a_folder(images, tmp_path):
+    """From the command line, as the recipe says."""
+    command = [sys.executable, str(EXAMPLE), str(tmp_path / "folder"), str(images), "--classes", "2", "--count", "3"]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    rows = [line.split() for line in done.stdout.splitlines()]
-    assert [row[0] for row in rows] == ["trained", "pruned", "fine-tuned"]
-    macs = [float(row[4]) for row in rows]
-    assert macs[1] == macs[2] < 0.95 * macs[0]
-    assert len(list((tmp_path / "folder" / "train" / "class2").glob("*.png"))) == 3
-    assert Image.open(next((tmp_path / "folder" / "val" / "class0").glob("*.png"))).size == (32, 32)
-    saved = tmp_path / "folder" / "pruned.safetensors"
-    with pytest.raises(ScapError, match="give run_code=True"):
-        scap.load_network(saved)
-    pruned = scap.load_network(saved, run_code=True)
-    assert scap.count_operations(pruned, torch.zeros(1, 3, 32, 32))["macs"] / 1e6 == pytest.approx(macs[1], abs=0.05)
+    found = survey_folder(tmp_path / "folder")
+    assert (found.train, found.test) == (6, 6)
+    save_tensors(tmp_path / "list", read_source("folder", tmp_path / "folder", size=32, resize=32))
+    written, stored = load_dataset(tmp_path / "list", 0).test, load_dataset(images, 0).test
+    for index, label in enumerate(written.labels):
+        chosen = (stored.labels == label).nonzero()[index % 3]
+        assert torch.equal(written.take(torch.tensor([index])), stored.take(chosen))
+
+
+def test_efficientnet_lite0_is_built_without_its_weights_where_a_file_has_them():
+    with torch.device("meta"):
+        assert all(value.is_meta for value in build_network(f"{EXAMPLE}:efficientnet_lite0", classes=3).state_dict().values())
 
 
 def test_efficientnet_lite0_knows_the_classes_of_imagenet(tmp_path):

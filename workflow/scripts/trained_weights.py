@@ -1,4 +1,4 @@
-"""A network with trained weights: from a checkpoint, from the package that builds it, or as a function of one's own returns it."""
+"""A network with trained weights: of a checkpoint, of the package that builds it, or of a function of one's own."""
 
 from typing import Any
 
@@ -17,16 +17,15 @@ from scap.pruning.files import save_network
 def make_network(data: str, cfg: dict, seed: int, model: str) -> None:
     dataset = open_dataset(data, cfg["architecture"])
     shape = dataset.test.shape
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of a fresh head
-        network, arguments = with_weights(cfg["architecture"], dataset, cfg["fresh_head"])
+    torch.manual_seed(seed)  # of a fresh head
+    network, arguments = with_weights(cfg["architecture"], dataset, cfg["fresh_head"])
     check_logits(network, shape, dataset.classes)
     name = cfg["architecture"]["architecture"]
     save_network(model, network, architecture=name, arguments=arguments, example_shape=(1, *shape))
 
 
 def with_weights(architecture: dict, dataset: Dataset, fresh_head: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """The network and the arguments that build it; without `fresh_head` its package's head must have the classes of the data."""
+    """The network and the arguments that build it; the head that its package offers stays unless there is to be a fresh one."""
     weights = architecture["weights"]
     if isinstance(weights, str) and weights != "own":
         arguments = {"in_channels": dataset.test.shape[0]} | ({"classes": dataset.classes} if fresh_head else {})

@@ -13,7 +13,8 @@ from torch import nn
 from scap.data.datasets import load_dataset, read_source
 from scap.data.folder import FolderImages, _Decoder
 from scap.data.settings import IMAGENET, FolderSettings
-from scap.data.sources import check_raw_files, class_folders, count_images, missing_files
+from scap.data.sources import ENDINGS, check_raw_files, class_folders, missing_files, survey_folder
+from scap.data.torchvision_cure import import_torchvision
 from scap.errors import DamagedFile, ScapError
 from scap.tensors import save_tensors
 from scap.training.augmentation import augmented_batches
@@ -238,12 +239,64 @@ def test_folders_that_are_not_as_they_should_be_are_named(tmp_path):
         read_source("folder", root)
 
 
-def test_the_counts_tell_when_images_were_added(tmp_path):
+def add(root):
+    write_image(root / "val" / "red" / "new.png", 0, 1)
+
+
+def remove(root):
+    (root / "train" / "red" / "more" / "004.png").unlink()
+
+
+def resize(root):
+    """In place: the folder's own date stays."""
+    image = root / "train" / "red" / "000.png"
+    image.write_bytes(image.read_bytes() + b"more")
+
+
+def rename(root):
+    (root / "train" / "red" / "000.png").rename(root / "train" / "red" / "x.png")
+
+
+@pytest.mark.parametrize("change", [add, remove, resize, rename])
+def test_a_survey_tells_when_images_have_changed(change, tmp_path):
     root = write_folder(tmp_path, train=6, val=1)
-    before = count_images(root)
-    assert before["train/red"] == 6  # five images and a folder
-    write_image(root / "train" / "red" / "new.png", 0, 1)
-    assert count_images(root) == before | {"train/red": 7}
+    before = survey_folder(root)
+    (root / "train" / "red" / "notes.txt").write_text("no image")
+    os.utime(root / "train" / "red" / "000.png")
+    assert survey_folder(root) == before
+    change(root)
+    assert survey_folder(root).digest != before.digest
+
+
+def test_a_survey_counts_what_a_list_holds(tmp_path):
+    root = write_folder(tmp_path / "images", train=6, val=1)
+    (root / "train" / "red" / "linked").symlink_to(root / "train" / "blue")
+    (root / "val" / "green").rename(tmp_path / "elsewhere")
+    (root / "val" / "red" / "LARGE.JPEG").write_bytes(b"1")
+    tensors, found = read_source("folder", root), survey_folder(root)
+    assert (found.train, found.test) == (24, 3) == (len(tensors["train_labels"]), len(tensors["test_labels"]))
+    assert set(ENDINGS) == set(import_torchvision().datasets.folder.IMG_EXTENSIONS)
+
+
+def test_a_survey_says_what_a_list_says(tmp_path):
+    """And what cannot be read at all, before any job."""
+    root = write_folder(tmp_path, train=2, val=1)
+    (root / "train" / "red" / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ScapError, match=r"red/gone\.png: cannot be read \(No such file or directory\); mend or delete it"):
+        survey_folder(root)
+    for images, folder in (("train/red", "train/red"), ("val", "val")):
+        for path in (root / images).rglob("*.png"):
+            path.unlink()
+        messages = []
+        for reads in (survey_folder, lambda root: read_source("folder", root)):
+            with pytest.raises(ScapError, match=f"{folder}: .*hold") as error:
+                reads(root)
+            messages.append(str(error.value))
+        assert messages[0] == messages[1]
+        write_folder(root, train=2, val=1)
+    shutil.rmtree(root / "val")
+    with pytest.raises(ScapError, match="val: there is no such folder"):
+        survey_folder(root)
 
 
 @pytest.mark.parametrize(
