@@ -7,6 +7,7 @@ is known only at run time (a table of functions, getattr) is given as a root of 
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,26 @@ def code_of(script: str, *roots: str, without: tuple[str, ...] = (), folder: Pat
     `roots` ("scap.criterion.terms:rms", or a module) are used too; `without` is not looked into, as a table of functions
     of which the roots name those that are called. Raises ScapError for what is not there, and for `import *`.
     """
-    units = _closure(script, roots, without, folder)
+    return _digest(_closure(script, roots, without, folder))
+
+
+@cache
+def code_of_function(file: Path, function: str) -> str:
+    """The same of a function in a file of one's own, with what it uses of the files beside it.
+
+    All of the file counts, comments too, where it cannot be followed (`import *`). ScapError where it never names the function.
+    """
+    source, closure = file.read_bytes(), _Closure(file.parent.resolve(), set())
+    if function.encode() not in source:
+        raise ScapError(f"architecture {file}:{function}: the file has no function {function!r}")
+    with suppress(ScapError):
+        closure.follow(file.stem, (function,))
+        if (file.stem, function) in closure.units:
+            return _digest(closure.units)
+    return hashlib.sha256(source).hexdigest()[:16]
+
+
+def _digest(units: dict[tuple[str, str], list[str]]) -> str:
     text = "\n".join(f"{module} {name} {meaning}" for (module, name), found in sorted(units.items()) for meaning in found)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

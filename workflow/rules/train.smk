@@ -126,7 +126,7 @@ rule baseline:
 rule trained_weights:
     """A network with trained weights, and a fresh head where its classes are others: what a training starts from."""
     input:
-        unpack(trained_weights),
+        checkpoint=trained_weights,
         data=dataset,
     output:
         f"{NETWORK}/weights.safetensors",
