@@ -112,7 +112,14 @@ def survey_folder(root: str | Path) -> Survey:
     An image added, removed, renamed or of another number of bytes alters the digest. ScapError for folders or classes that
     are missing or empty, as when the images are listed, and for what cannot be read.
     """
-    digest, counts, classes = hashlib.sha256(), dict.fromkeys(PARTS, 0), class_folders(root)
+    try:
+        return _survey(root, class_folders(root))
+    except OSError as error:
+        raise ScapError(f"{error.filename}: cannot be read ({error.strerror}); mend or delete it") from error
+
+
+def _survey(root: str | Path, classes: list[str]) -> Survey:
+    digest, counts = hashlib.sha256(), dict.fromkeys(PARTS, 0)
     for part, name in PARTS.items():
         for label in classes:
             found = _images(Path(root, name, label))
@@ -128,16 +135,13 @@ def survey_folder(root: str | Path) -> Survey:
 def _images(folder: Path) -> list[tuple[str, int]]:
     """Path and bytes of each image in a folder of a class and below, in order; none where there is no folder."""
     found, folders, above = [], [str(folder)] if folder.is_dir() else [], len(str(folder.parent)) + 1
-    try:
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        folders.append(entry.path)
-                    elif entry.name.lower().endswith(ENDINGS):
-                        found.append((entry.path[above:], entry.stat().st_size))
-    except OSError as error:
-        raise ScapError(f"{error.filename}: cannot be read ({error.strerror}); mend or delete it") from error
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.name.lower().endswith(ENDINGS):
+                    found.append((entry.path[above:], entry.stat().st_size))
     return sorted(found)
 
 
