@@ -1,13 +1,12 @@
 """What the precision of the cached spectra changes: fidelities, ranks and decisions, against float32.
 
-float16 is what the workflow writes (activations and spectra). bfloat16 rounds float32 spectra. As a scale: the same float32
-spectra with another seed of the autoencoder, which changes the order of the batches only.
+float16 is what the workflow writes (activations and spectra). bfloat16 rounds float32 spectra. As a scale: float32 spectra of
+as many other calibration images.
 """
 
 import argparse
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,12 @@ from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import CriterionSettings, Values, importance
 from scap.criterion.spectra import Spectra, open_spectra, write_spectra
 from scap.criterion.terms import l1
+from scap.data.datasets import normalise
 from scap.models.layers import conv_layers
 from scap.pruning.surgery import prunable_layers
 
 THRESHOLD = 0.6
+FULL, SCALE = "float32", "other images"
 VARIANTS = (("complex", "nonlinear"), ("complex", "linear"), ("power", "nonlinear"))
 
 
@@ -39,23 +40,27 @@ def spearman(values: Values, reference: Values) -> float:
     return float(np.corrcoef(ranks(values), ranks(reference))[0, 1])
 
 
-def record(network: nn.Module, images: Tensor, layers: list[str], folder: Path) -> dict[str, Path]:
-    """Activation files in both precisions."""
+def record(network: nn.Module, images: Tensor, others: Tensor, layers: list[str], folder: Path) -> dict[str, Path]:
+    """Activation files: of the images in both precisions, and of other images."""
     paths = {}
-    for dtype in ("float32", "float16"):
-        paths[dtype] = folder / f"{dtype}.safetensors"
-        record_activations(network, images, layers, paths[dtype], dtype=getattr(torch, dtype))
+    for name, recorded, dtype in (
+        (FULL, images, torch.float32),
+        ("float16", images, torch.float16),
+        (SCALE, others, torch.float32),
+    ):
+        paths[name] = folder / f"{name}.safetensors"
+        record_activations(network, recorded, layers, paths[name], dtype=dtype)
     return paths
 
 
 def caches(paths: dict[str, Path], layer: str, folder: Path) -> dict[str, Spectra]:
-    """A layer's spectra in the three precisions."""
+    """A layer's spectra in the three precisions, and of other images."""
     found = {}
-    for dtype, activations in paths.items():
-        path = folder / f"spectra-{dtype}.safetensors"
-        write_spectra(activations, layer, path, dtype=getattr(torch, dtype))
-        found[dtype] = open_spectra(path, layer)
-    full = found["float32"]
+    for name, activations in paths.items():
+        path = folder / f"spectra-{name}.safetensors"
+        write_spectra(activations, layer, path, dtype=torch.float16 if name == "float16" else torch.float32)
+        found[name] = open_spectra(path, layer)
+    full = found[FULL]
     found["bfloat16"] = Spectra(full.inputs.bfloat16(), full.outputs.bfloat16(), full.layout)
     return found
 
@@ -79,14 +84,11 @@ def compared(changed: Values, reference: Values, norms: Values) -> Row:
 
 
 def rows_of(spectra: dict[str, Spectra], settings: AutoencoderSettings, layer: str, norms: Values) -> Iterator[Row]:
-    """One layer and one kind of autoencoder: each cache, and another seed, against float32."""
-    reference = fidelity(spectra["float32"], settings, layer)
+    """One layer and one kind of autoencoder: each cache, and other images, against float32."""
+    reference = fidelity(spectra[FULL], settings, layer)
     first = {"representation": settings.representation, "autoencoder": settings.kind, "layer": layer}
-    for cache in ("float16", "bfloat16"):
-        yield first | {"changed": cache} | compared(fidelity(spectra[cache], settings, layer), reference, norms)
-    if settings.kind == "nonlinear":
-        other = fidelity(spectra["float32"], replace(settings, seed=1), layer)
-        yield first | {"changed": "seed"} | compared(other, reference, norms)
+    for changed in ("float16", "bfloat16", SCALE):
+        yield first | {"changed": changed} | compared(fidelity(spectra[changed], settings, layer), reference, norms)
 
 
 def summary(rows: list[Row]) -> list[Row]:
@@ -112,11 +114,12 @@ def summary(rows: list[Row]) -> list[Row]:
 
 def main(options: argparse.Namespace) -> None:
     """All layers, all variants."""
-    network, images, _, what = calibration(options)
+    network, images, data, what = calibration(options)
+    others = normalise(data.train.images[len(images) : 2 * len(images)], data.mean, data.std, "cpu")
     layers, rows = prunable_layers(network, images[:1]), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = record(network, images, layers, folder)
+        paths = record(network, images, others, layers, folder)
         for layer in layers:
             say(layer)
             spectra = caches(paths, layer, folder)

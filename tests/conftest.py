@@ -1,5 +1,6 @@
 """Copies of the workflow in temporary folders, run by the real snakemake on a tiny experiment."""
 
+import gc
 import os
 import re
 import shutil
@@ -73,6 +74,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder in ("workflow", "slurm"):
             item.add_marker(folder)
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: the collector of garbage need not look at it again and again."""
+    gc.freeze()
 
 
 # What makes a folder a copy of the project.

@@ -117,8 +117,8 @@ def _describe(runs: pd.DataFrame) -> str:
 
 
 @styled
-def finetuning_figure(history_csvs: Mapping[str, Path | str]) -> Figure:
-    """Top-1 and loss after each epoch of fine-tuning, one curve for each labelled history.
+def finetuning_figure(history_csvs: Mapping[str, Path | str], title: str = "") -> Figure:
+    """Top-1 and loss after each epoch of fine-tuning, one curve for each labelled history; `title`: what they share.
 
     Reads epoch, loss, train_top1, holdout_top1 (per cent); without held-out images train_top1 is drawn.
     """
@@ -140,7 +140,7 @@ def finetuning_figure(history_csvs: Mapping[str, Path | str]) -> Figure:
     top.set_ylabel(f"{images}top-1 (%)")
     bottom.set(ylabel="training loss (nats)", xlabel="epoch")
     _whole_epochs(bottom, list(histories.values()))
-    add_legend(figure, top.get_lines())
+    add_legend(figure, top.get_lines(), title)
     return figure
 
 

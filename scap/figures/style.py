@@ -28,8 +28,8 @@ STYLE: dict[str, Any] = {
     **{"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False},
     **{"pdf.fonttype": 42, "figure.dpi": DPI},  # TrueType: text in the PDF stays text
 }
-# Okabe & Ito (2008), safe for the colour-blind; grey replaces its yellow, which is lost on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+# Okabe & Ito (2008), safe for the colour-blind; grey replaces its yellow, which is lost on white. Wine and olive: Tol (2021).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#882255", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 # Dates and versions left out, so that the same figure gives the same bytes.

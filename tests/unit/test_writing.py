@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import stat
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -69,40 +70,49 @@ WRITERS = {
 }
 
 
-class Dying(io.FileIO):
-    """Writes half of what it is given; the process is killed at one of the steps."""
+class Steps:
+    """Wherever a process that writes `path` may be killed: notes what that would leave, and kills it at one of the steps."""
+
+    def __init__(self, path, monkeypatch, kill=None):
+        self.path, self.kill, self.left = path, kill, []
+        monkeypatch.setattr(writing, "open", self.open, raising=False)
+        monkeypatch.setattr(writing.os, "replace", partial(self.replace, os.replace))
+
+    def step(self):
+        self.left.append(content(self.path))
+        if len(self.left) == self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def open(self, path, mode, buffering):
+        halves = Halves(path, mode)
+        halves.before = self.step
+        return halves
+
+    def replace(self, really, source, target):
+        self.step()
+        really(source, target)
+        self.step()
+
+
+class Halves(io.FileIO):
+    """Writes half of what it is given."""
 
     def write(self, data):
-        step()
+        self.before()
         return super().write(memoryview(data)[: max(1, len(data) // 2)])
 
 
-def step():
-    steps.append(None)
-    if len(steps) == last:
-        os.kill(os.getpid(), signal.SIGKILL)
+def content(path):
+    return path.read_bytes() if path.exists() else None
 
 
-steps: list[None] = []
-last = 0
-
-
-def replace_dying(source, target, replace=os.replace):
-    step()
-    replace(source, target)
-    step()
-
-
-def killed_at(count, write, path, version):
-    """Write in a process of its own, which is killed at the count-th step; whether it was."""
-    global last
+def kill_at(step, monkeypatch, write, path):
+    """Write version 2 in a process of its own, which is killed at a step; whether it was."""
     child = os.fork()
     if not child:
-        last = count
-        writing.open = lambda path, mode, buffering: Dying(path, mode)
-        writing.os.replace = replace_dying
+        Steps(path, monkeypatch, kill=step)
         try:
-            write(path, version)
+            write(path, 2)
         finally:
             os._exit(0)
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -110,23 +120,31 @@ def killed_at(count, write, path, version):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("there", [True, False])
-def test_a_process_killed_at_any_write_leaves_the_old_file_or_the_new_one(tmp_path, name, there):
+def test_a_process_killed_at_any_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch, name, there):
     write, path = WRITERS[name], tmp_path / "file"
-    write(path, 2)
-    new = path.read_bytes()
-    write(path, 1)
-    old = path.read_bytes()
-    assert old != new
-    seen, count, killed = set(), 0, True
-    while killed:
-        count += 1
+
+    def start():
+        """The old file again, or none."""
         path.unlink(missing_ok=True)
         if there:
             path.write_bytes(old)
-        killed = killed_at(count, write, path, 2)
-        seen.add(path.read_bytes() if path.exists() else None)
-    assert count > 3
-    assert seen == {old if there else None, new}
+
+    write(path, 1)
+    old = path.read_bytes()
+    start()
+    before = content(path)
+    with monkeypatch.context() as patch:
+        steps = Steps(path, patch)
+        write(path, 2)
+    new = content(path)
+    assert new != old
+    assert steps.left[:-1] == [before] * (len(steps.left) - 1)
+    assert steps.left[-1] == new
+    assert len(steps.left) > 3
+    for step in (len(steps.left) // 2, len(steps.left) - 1):  # what was noted is what a kill leaves
+        start()
+        assert kill_at(step, monkeypatch, write, path)
+        assert content(path) == steps.left[step - 1]
     write(path, 1)
     assert not list(tmp_path.glob(".*"))  # the halves of the killed are gone
 

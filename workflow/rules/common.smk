@@ -403,7 +403,9 @@ def figure_settings(wildcards):
         threshold = {"threshold": value} if kind == "threshold" else {}
         settings["arguments"] = {"title": f"{first['network']}, {first['criterion']}"} | threshold
     if tables == "histories":
-        settings["labels"] = labels(lineage.drawn_runs(wildcards.comparison))
+        drawn = lineage.drawn_runs(wildcards.comparison)
+        settings["labels"] = labels(drawn)
+        settings["arguments"] = {"title": "{network}, seed {seed}, {size}".format(**drawn[0])}
     return settings
 
 

@@ -23,7 +23,18 @@ VGG = {
     for i in range(1, convs + 1)
 }
 RESNET = {f"layer{s}.{b}.conv{c}": 8 * 2**s for s, b, c in product((1, 2, 3), (0, 1, 2), (1, 2))}
-CRITERIA = ["scap", "scap-power", "scap-log-magnitude", "scap-complex", "l1", "random", "rms", "novelty"]
+CRITERIA = [
+    "scap",
+    "scap-power",
+    "scap-log-magnitude",
+    "scap-complex",
+    "l1",
+    "random",
+    "rms",
+    "novelty",
+    "conditional",
+    "conditional-taps",
+]
 SCHEDULES = ["paper", "distilled"]
 
 
@@ -125,7 +136,9 @@ FIGURES = {
     "sensitivity": lambda folder: sensitivity_figure(sensitivity(folder / "s.csv")),
     "sensitivity-two": lambda folder: sensitivity_figure(sensitivity(folder / "s.csv", criteria=2, seeds=[0])),
     "finetuning": lambda folder: finetuning_figure({"scap": history(folder / "h.csv", 20)}),
-    "finetuning-epoch": lambda folder: finetuning_figure({"scap": history(folder / "h.csv", 1)}),
+    "finetuning-epoch": lambda folder: finetuning_figure(
+        {"scap": history(folder / "h.csv", 1)}, "vgg16, seed 0, threshold-0.6"
+    ),
     "finetuning-many": lambda folder: finetuning_figure({name: history(folder / f"{name}.csv", 20) for name in CRITERIA}),
 }
 
@@ -295,8 +308,8 @@ def test_tradeoff_tells_criteria_by_colour_and_marker_and_schedules_by_dashes(tm
     path = runs(tmp_path / "runs.csv", criteria=CRITERIA, schedule=SCHEDULES)
     lines = [container.lines[0] for container in tradeoff_figure(path).axes[0].containers]
     looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in lines]
-    assert len(set(looks)) == 16
-    assert len({colour for colour, _, _ in looks}) == len({marker for _, marker, _ in looks}) == 8
+    assert len(set(looks)) == 20
+    assert len({colour for colour, _, _ in looks}) == len({marker for _, marker, _ in looks}) == 10
     assert len({dashes for _, _, dashes in looks}) == 2
     # Also where a schedule is one point and has no line: open markers.
     assert {line.get_linestyle(): line.get_markerfacecolor() == "white" for line in lines} == {"-": False, "--": True}
