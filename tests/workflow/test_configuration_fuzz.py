@@ -63,6 +63,7 @@ ODD = [
         [1, 1],
     ),
     *({"a": 1}, {"like": "scap"}, {"like": "l1"}, {5: 1}, {"terms": {"l1": 1}}, {"how": "full"}, {"l1": 1}, {"file": "a"}),
+    *("folder", "DEFAULT", {"source": "folder", "root": "a"}, {"source": "folder", "root": "a", "size": 300}),
 ]
 KEYS = [*ODD[22:38], "like", "terms", "weights", "normalise", "thresholds", "macs", "layers", "start", "small_images", 5, None]
 
