@@ -179,9 +179,31 @@ def test_a_deleted_autoencoder_is_made_again_alone(project):
     before = weights.read_bytes(), scores.read_bytes()
     weights.unlink()
     assert project.plan() == {"autoencoder": {f"{FIRST}/conv2_2"}, **after_scores({"scap"}, FIGURES - {"method"})}
+    assert "the same command with --until autoencoder" in project.snakemake(succeeds=False)
     project.snakemake(str(weights.relative_to(project.folder)))
     assert (weights.read_bytes(), scores.read_bytes()) == before
     assert NOTHING in project.snakemake()  # the remade files equal the old ones, so nothing follows
+
+
+def test_what_is_there_is_not_trained_again_because_a_data_set_has_gone(project):
+    """As in a clone that was restored: another threshold needs the data set."""
+    data = project / "results/data/digits.safetensors"
+    kept = data.read_bytes()
+    data.unlink()
+    with project.edited(CONFIG, "thresholds: [0.5]", "thresholds: [0.45]"):
+        assert "baseline" in project.plan()
+        printed = project.snakemake(succeeds=False)
+        (line,) = re.findall(r"^error: (.*)$", printed, re.MULTILINE)
+        assert re.match(r"results/data/digits\.safetensors: is missing; made in this run, it would train again", line)
+        assert f"{NETWORK}/baseline.safetensors" in line
+        assert "Traceback" not in printed
+        assert line.endswith("by the same command with --until data")
+        project.snakemake("--until", "data")
+        assert data.read_bytes() == kept
+        plan = project.plan()
+    assert "data" not in plan
+    assert "baseline" not in plan
+    assert all("-0.45" in name for name in plan["finetune"])
 
 
 @pytest.mark.parametrize("name", ["scap", "l1"])
