@@ -8,6 +8,8 @@ from table import write_table
 from scap.errors import DamagedFile
 from scap.reading import read_history
 
+ELSEWHERE = "trained elsewhere"  # a checkpoint, or weights that came with the network, and no training after it
+
 
 def row(run: dict, metrics_path: str, baseline_path: str, history_path: str | None) -> dict:
     models = ("pruned", "finetuned") if history_path else ("pruned",)
@@ -35,8 +37,7 @@ def row(run: dict, metrics_path: str, baseline_path: str, history_path: str | No
         "params_removed": 1 - after["params"] / before["params"],
         "finetune_epochs": len(history),
         "finetune_seconds": history["seconds"].sum(),
-        "device": metrics.get("device", baseline["device"]),
-        "torch": metrics.get("torch", baseline["torch"]),
+        **{key: metrics.get(key, baseline.get(key, ELSEWHERE)) for key in ("device", "torch")},
     }
 
 
