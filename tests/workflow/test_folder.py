@@ -33,6 +33,7 @@ datasets: {photos: {root: photos, size: 12, resize: 14}}
 networks:
   lite0-photos:
     architecture: nets.py:make
+    holdout: 0
     baseline: {epochs: 1, batch_size: 8}
     finetuning: {short: {epochs: 1, batch_size: 8}}
 criteria: {conditional: {calibration: {images: 16}}}
