@@ -134,6 +134,7 @@ def test_all_that_is_made_of_the_users_function_follows_it(copied):
 OTHERS = """
 networks:
   as-it-is: {architecture: nets.py:make, weights: own, dataset: photos, coupled: true}
+  taken: {architecture: nets.py:make, weights: {file: given.th}, dataset: photos, coupled: true}
   further:
     architecture: nets.py:make
     weights: {file: given.th, leave_out: ["11"]}
@@ -154,6 +155,11 @@ def test_weights_may_be_the_baseline_and_a_checkpoint_what_training_starts_from(
     assert missing in plan("further", succeeds=False)
     torch.save({}, made / "given.th")
     assert [job.rule for job in jobs(plan("further"))] == ["trained_weights", "baseline_from_weights", "evaluate_baseline"]
+    assert [job.rule for job in jobs(plan("taken"))] == ["checkpoint", "evaluate_baseline"]
+    (made / "results/taken/seed0").mkdir(parents=True)
+    (made / "results/taken/seed0/baseline.safetensors").touch()
+    (made / "given.th").unlink()  # what was made of it and restored does not need it
+    assert [job.rule for job in jobs(plan("taken"))] == ["evaluate_baseline"]
 
 
 def empty_class(project):
