@@ -9,7 +9,7 @@ import scap
 from scap.data.torchvision_cure import import_torchvision
 
 
-@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_resnet50"])
+@pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn_resnet50", "deeplabv3_resnet50"])
 def test_segmentation_networks_of_torchvision(name, tmp_path):
     check(name, tmp_path)
 
