@@ -1,6 +1,7 @@
 """torchvision imports beside any build of torch; other failures are not hidden."""
 
 import importlib
+import subprocess
 import sys
 
 import pytest
@@ -15,6 +16,12 @@ def test_data_sets_are_there_and_a_second_import_gives_the_same_module():
     assert torchvision.datasets.CIFAR10.base_folder == "cifar-10-batches-py"
     assert import_torchvision() is torchvision
     assert sys.modules["torchvision"] is torchvision
+
+
+def test_a_fresh_interpreter_can_import_it():
+    code = "from scap.data.torchvision_cure import import_torchvision as f; print(f().datasets.MNIST.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "MNIST", done.stderr
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_saved_twice_is_the_same_bytes(tmp_path):
     assert saved(figure, tmp_path / "second") == [png, pdf]
 
 
-@pytest.mark.parametrize("name", ["scores-few", "finetuning-epoch"])
+@pytest.mark.parametrize("name", ["method-2x2", "scores-few", "finetuning-epoch"])
 def test_drawn_again_under_other_settings_is_the_same_bytes(name, tmp_path):
     first = saved(FIGURES[name](tmp_path), tmp_path)
     with rc_context({"font.size": 20, "pdf.fonttype": 3, "savefig.bbox": "tight", "lines.linewidth": 5}):
