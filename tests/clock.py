@@ -20,6 +20,13 @@ def stop_the_clock(monkeypatch) -> Clock:
     return clock
 
 
+class NoClock:
+    """What a test reads that asks for the real time of a pass and does not say so."""
+
+    def perf_counter(self) -> float:
+        raise AssertionError("real time decides nothing in tests: stop_the_clock, time_by_macs, or @pytest.mark.real_time")
+
+
 def time_by_macs(monkeypatch) -> None:
     """A forward pass takes a second for each multiplication."""
     clock, run, known = stop_the_clock(monkeypatch), latency.run, {}

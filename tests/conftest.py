@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tiny import CONFIG, TINY
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several processes of pytest-xdist share the cores
 
-settings.register_profile("untimed", deadline=None)  # other work may run beside the tests
+# Other work may run beside the tests.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent

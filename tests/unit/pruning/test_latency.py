@@ -62,7 +62,7 @@ def test_networks_run_in_evaluation_mode_and_are_put_back(clock):
     assert [module.training for module in network.modules()] == [True, True, False]
 
 
-def test_threads_are_those_asked_for_and_put_back():
+def test_threads_are_those_asked_for_and_put_back(clock):
     before, seen = torch.get_num_threads(), []
     network = nn.Sequential(nn.Conv2d(3, 3, 1))
     network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
@@ -72,6 +72,7 @@ def test_threads_are_those_asked_for_and_put_back():
     assert scap.measure_latency(network, EXAMPLE, repeats=1).threads == before
 
 
+@pytest.mark.real_time
 def test_time_that_really_passes():
     """A network of 64 times the work, 30 pairs of calls: the median is on the right side on a busy machine too."""
     wide, narrow = nn.Conv2d(3, 512, 3), nn.Conv2d(3, 8, 3)
@@ -80,7 +81,7 @@ def test_time_that_really_passes():
     assert scap.measure_latency(wide, torch.zeros(8, 3, 32, 32), other=narrow, threads=1).ratio > 1.4
 
 
-def test_functions_and_examples_of_several_arguments():
+def test_functions_and_examples_of_several_arguments(clock):
     seen = []
     measured = scap.measure_latency(lambda left, right: seen.append(left + right), (EXAMPLE, EXAMPLE), warmup=0, repeats=2)
     assert (len(seen), measured.images) == (3, 4)

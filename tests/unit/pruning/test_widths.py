@@ -89,7 +89,7 @@ def test_both_budgets_hold_where_both_are_given(small):
 SHARES = st.integers(20, 100).map(lambda percent: percent / 100)  # budgets are met but for rounding
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[*HealthCheck])
 @given(shares=st.tuples(SHARES, SHARES), key=st.sampled_from(["macs", "params"]), seed=st.integers(0, 9))
 def test_a_larger_budget_never_prunes_more(small, shares, key, seed):
     low, high = (plan_for(table_of(SMALL, seed), small, PIXELS, **{key: share}) for share in sorted(shares))
@@ -145,7 +145,7 @@ def test_the_plan_says_its_threshold_and_what_it_leaves(small):
 
 
 @given(macs=SHARES, floor=st.integers(1, 12), seed=st.integers(0, 9))
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[*HealthCheck])
 def test_single_layers_have_floors_of_their_own(small, macs, floor, seed):
     table = table_of(SMALL, seed)
     try:
@@ -186,7 +186,8 @@ def test_layers_to_ignore_are_not_in_the_plan(small):
         ({"latency": 1.2}, r"latency is 1\.2; it must lie in"),
     ],
 )
-def test_floors_layers_and_latencies_that_do_not_fit_are_named(small, options, message):
+def test_floors_layers_and_latencies_that_do_not_fit_are_named(small, options, message, monkeypatch):
+    time_by_macs(monkeypatch)
     with pytest.raises(ScapError, match=message):
         plan_for(table_of(SMALL), small, PIXELS, **{"macs": 0.5, **options})
 
