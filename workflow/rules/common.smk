@@ -12,6 +12,7 @@ from workflow.code import code_of, code_of_function
 from workflow.configuration import load_configuration
 from workflow.figures import FIGURES, TABLES
 from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, NUMBER, PRUNED, ROUND, RUN, Lineage, size_of
+from workflow.memory import keep_memory
 from workflow.network_checks import folder_settings
 from workflow.records import export_records
 from workflow.references import check_references
@@ -19,6 +20,7 @@ from workflow.references import check_references
 BASE = Path(workflow.basedir)
 # Threads of a job that wait for each other leave their core meanwhile: spinning, they crawl on a machine with other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+keep_memory()
 
 try:
     checked = load_configuration(BASE / "config", workflow.overwrite_configfiles, workflow.config_settings.config)
