@@ -21,7 +21,7 @@ from benchmarks.common import Row, earlier_rows, is_there, parse, say, write_tab
 from scap.models.vgg import vgg16
 from workflow.memory import HUGE_PAGES, KEEP, TUNABLES
 
-WAYS = {"default": "", "huge pages": HUGE_PAGES, "huge pages, kept": f"{HUGE_PAGES}:{KEEP}"}
+WAYS = {"default": "", "huge pages": HUGE_PAGES, "kept huge pages": f"{HUGE_PAGES}:{KEEP}"}
 BATCH = 256
 NOTE = f"VGG16, one step of {BATCH} images of 32x32; losses equal bit for bit"
 
