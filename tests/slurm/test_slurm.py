@@ -130,7 +130,7 @@ def submitted(slurm: Path, new_project: Callable[..., Project]) -> Project:
     rules = project / "workflow/rules/prune.smk"
     rules.write_text(HURRY + re.sub(r"runtime=more\((\d+)\)", r"runtime=hurried(\1)", rules.read_text()))
     submission = submit(project)
-    wait_for((project / "attempts/l1-scap").is_file, submission, 1800)  # on a busy machine too
+    wait_for((project / "attempts/l1-scap").is_file, submission, 600)
     subprocess.run(["scancel", *(project / "attempts/l1-scap").read_text().split()], check=True)
     submission.end()
     return project

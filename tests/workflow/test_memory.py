@@ -44,7 +44,7 @@ def test_tunables_of_the_user_stay(monkeypatch):
 
 def test_jobs_are_told(new_project):
     project = new_project()
-    noting = f"import os, sys\nopen(os.environ['NOTES'] + '/told', 'a').write(os.environ.get({TUNABLES!r}, '') + chr(10))\n"
+    noting = f"import os\nopen(os.environ['NOTES'] + '/told', 'a').write(os.environ.get({TUNABLES!r}, '') + chr(10))\n"
     (project / "hook/sitecustomize.py").write_text(noting)
     project.snakemake("results/data/digits.safetensors")
     assert "glibc.malloc.hugetlb=1:" in (project / "notes/told").read_text()

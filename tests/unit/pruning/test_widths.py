@@ -89,7 +89,7 @@ def test_both_budgets_hold_where_both_are_given(small):
 SHARES = st.integers(20, 100).map(lambda percent: percent / 100)  # budgets are met but for rounding
 
 
-@settings(max_examples=8, suppress_health_check=[*HealthCheck])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(shares=st.tuples(SHARES, SHARES), key=st.sampled_from(["macs", "params"]), seed=st.integers(0, 9))
 def test_a_larger_budget_never_prunes_more(small, shares, key, seed):
     low, high = (plan_for(table_of(SMALL, seed), small, PIXELS, **{key: share}) for share in sorted(shares))
@@ -145,7 +145,7 @@ def test_the_plan_says_its_threshold_and_what_it_leaves(small):
 
 
 @given(macs=SHARES, floor=st.integers(1, 12), seed=st.integers(0, 9))
-@settings(max_examples=12, suppress_health_check=[*HealthCheck])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_single_layers_have_floors_of_their_own(small, macs, floor, seed):
     table = table_of(SMALL, seed)
     try:
