@@ -17,7 +17,7 @@ from scap.models.names import check_architecture
 from scap.pruning.files import load_network, save_network
 from scap.pruning.surgery import prunable_layers, prune_network
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 OWN = """
 from dataclasses import dataclass
 from torch import nn
