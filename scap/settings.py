@@ -27,6 +27,7 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
 }
 Class = TypeVar("Class", bound=type)
+Given = TypeVar("Given", bound="Settings")
 
 
 def option(description: str, default: Any = MISSING, *, choices: Iterable[str] = (), **bounds: Any) -> Any:
@@ -69,6 +70,13 @@ class Settings:
     def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
             check_value(getattr(self, each.name), each, f"{self.SECTION}: {each.name}")
+
+
+def given(value: object, cls: type[Given], name: str) -> Given:
+    """The argument `name` of a function, if it is of the settings class; else ScapError."""
+    if not isinstance(value, cls):
+        raise ScapError(f"{name} is {value!r:.60} ({type(value).__name__}); give scap.{cls.__name__}(...)")
+    return value
 
 
 def check_value(value: object, each: Field, where: str) -> None:

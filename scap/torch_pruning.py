@@ -14,7 +14,7 @@ from scap.criterion.activations import checked_images, part
 from scap.criterion.fusion import combined, scaled
 from scap.criterion.groups import fused
 from scap.criterion.score import evaluate_terms
-from scap.criterion.settings import AutoencoderSettings, CriterionSettings
+from scap.criterion.settings import AutoencoderSettings, CriterionSettings, checked_settings
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, fitted, gathered, run
@@ -70,7 +70,7 @@ class ScapImportance(torch_pruning.importance.Importance):
     ) -> None:
         check_network(network)
         self.network, self.images = network, checked_images(gathered(images))
-        self.criterion, self.autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
+        self.criterion, self.autoencoder = checked_settings(criterion, autoencoder)
         self._made_for: Any = None
         self._terms: dict[str, dict[str, Values]] = {}
         self._reasons: dict[str, str] = {}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from scap.checks import check_number
 from scap.criterion.score import score_network
-from scap.criterion.settings import AutoencoderSettings, CriterionSettings
+from scap.criterion.settings import AutoencoderSettings, CriterionSettings, checked_settings
 from scap.errors import ScapError
 from scap.pruning.counting import count_operations
 from scap.pruning.history import applied
@@ -76,6 +76,7 @@ def prune_in_rounds(
         >>> smaller[0].out_channels, len(plan["0"])
         (4, 4)
     """
+    checked_settings(criterion, autoencoder)
     check_number(rounds, "rounds", 1, whole=True)
     budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
     for key, share in budgets.items():

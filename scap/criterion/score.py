@@ -13,7 +13,7 @@ from scap.criterion.autoencoder import fidelities
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import evaluate_term, fuse
 from scap.criterion.groups import fuse_groups
-from scap.criterion.settings import AutoencoderSettings, CriterionSettings
+from scap.criterion.settings import AutoencoderSettings, CriterionSettings, checked_settings
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
@@ -59,8 +59,8 @@ def score_network(
         The score table, one row a channel: `layer`, `channel`, a column for each term, and `score` (high: keep).
 
     Raises:
-        ScapError: For images that are no finite floats, for a layer that does not exist or cannot be recorded, and for
-            values that are not finite.
+        ScapError: For settings of another class, images that are no finite floats, a layer that does not exist or cannot be
+            recorded, and for values that are not finite.
 
     Example:
         >>> import scap, torch
@@ -70,7 +70,7 @@ def score_network(
         >>> list(table.columns), len(table)
         (['layer', 'channel', 'l1', 'score'], 8)
     """
-    criterion, autoencoder = criterion or CriterionSettings(), autoencoder or AutoencoderSettings()
+    criterion, autoencoder = checked_settings(criterion, autoencoder)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
     if coupled or layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all
         images = checked_images(gathered(images))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from scap.criterion.terms import RAW, TERMS
 from scap.errors import ScapError
-from scap.settings import Settings, choose, described, option
+from scap.settings import Settings, choose, described, given, option
 
 NORMALISATIONS = ("raw", "min-max", "max", "mean")
 
@@ -140,3 +140,13 @@ class CalibrationSettings(Settings):
         choices=("activated", "convolution"),
     )
     dtype: str = option("precision of cached activations and spectra", "float16", choices=("float16", "float32"))
+
+
+def checked_settings(
+    criterion: CriterionSettings | None, autoencoder: AutoencoderSettings | None
+) -> tuple[CriterionSettings, AutoencoderSettings]:
+    """What a function was given, or the defaults; ScapError where it was given anything else."""
+    return (
+        given(CriterionSettings() if criterion is None else criterion, CriterionSettings, "criterion"),
+        given(AutoencoderSettings() if autoencoder is None else autoencoder, AutoencoderSettings, "autoencoder"),
+    )

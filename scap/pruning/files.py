@@ -17,7 +17,7 @@ from scap.models.layers import weighted_layers
 from scap.models.names import own_function
 from scap.pruning.history import applied, last_applied, note
 from scap.pruning.plans import Plan, channel_indices
-from scap.pruning.state import State, fill, fit_shapes, is_complete, state_of
+from scap.pruning.state import NOTES, State, fill, fit_shapes, is_complete, state_of
 from scap.reading import open_tensors
 from scap.tensors import save_tensors
 
@@ -37,6 +37,8 @@ def save_network(
     extra: dict[str, Any] | None = None,
 ) -> None:
     """Write weights, and how the network around them is rebuilt, to one safetensors file. No pickles.
+
+    Kernels of float32 that float16 holds exactly take half the space, and come back as float32.
 
     Args:
         path: The file; its folder is made.
@@ -58,7 +60,7 @@ def save_network(
         >>> scap.save_network("network.safetensors", network, example_shape=(1, 3, 8, 8))
     """
     plan = _own_plan(network, plan)
-    state = state_of(network)
+    state = state_of(network).halved()
     shape = None if example_shape is None else [int(size) for size in example_shape]
     values = (architecture, arguments or {}, plan, shape, extra or {})
     try:
@@ -211,7 +213,7 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], State
         except (LookupError, TypeError, ValueError, RecursionError) as error:
             raise DamagedFile(path, f"the file is damaged ({error!r})") from error
         tensors = {name: file.file.get_tensor(name).clone() for name in file.names} if weights else {}
-    return fields, State(tensors, fields)
+    return fields, State(tensors, fields).doubled()
 
 
 def _check_types(fields: dict[str, Any]) -> None:
@@ -220,6 +222,13 @@ def _check_types(fields: dict[str, Any]) -> None:
         optional = type(None) if field in ("architecture", "plan", "example_shape") else kind
         if not isinstance(fields[field], kind | optional):
             raise TypeError(f"{field} is no {kind.__name__}")
+    for field, kind in NOTES.items():
+        note = fields.get(field, kind())
+        values = note.values() if isinstance(note, dict) else ()
+        types = (str,) if field == "tied" else (int, type(None))
+        names = isinstance(note, kind) and all(isinstance(name, str) for name in note)
+        if not names or not all(isinstance(value, types) for value in values):
+            raise TypeError(f"{field} is no {kind.__name__} of names")
     for layer, kept in (fields["plan"] or {}).items():
         if not isinstance(kept, list) or not all(type(channel) is int and channel >= 0 for channel in kept):
             raise TypeError(f"the plan of layer {layer!r} is no list of channels")

@@ -14,6 +14,7 @@ from scap.reading import FRACTION, channel_values
 if TYPE_CHECKING:
     import pandas as pd
 
+Scores = Mapping[str, NDArray[np.float64]]  # layer -> score of each channel, (K,)
 Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT
 
 
@@ -63,8 +64,9 @@ def plan_at(
         {'conv': [0, 2, 3]}
     """
     check_number(threshold, "threshold", 0, 1)
-    widths = {layer: int((values >= threshold).sum()) for layer, values in layer_scores(table, channels).items()}
-    return plan_of_widths(table, widths, multiple, min_channels=min_channels, channels=channels)
+    scores = layer_scores(table, channels)
+    widths = {layer: int((values >= threshold).sum()) for layer, values in scores.items()}
+    return best_channels(scores, widths, multiple, min_channels)
 
 
 def plan_of_widths(
@@ -96,10 +98,15 @@ def plan_of_widths(
         >>> scap.plan_of_widths(table, {"conv": 3})
         {'conv': [0, 2, 3]}
     """
+    return best_channels(layer_scores(table, channels), widths, multiple, min_channels)
+
+
+def best_channels(scores: Scores, widths: Mapping[str, int], multiple: int, min_channels: int) -> Plan:
+    """As `plan_of_widths`, of checked scores."""
     check_number(multiple, "multiple", 1, whole=True)
     check_number(min_channels, "min_channels", 1, whole=True)
     plan = {}
-    for layer, values in layer_scores(table, channels).items():
+    for layer, values in scores.items():
         if layer not in widths:
             raise ScapError(f"layer {layer}: no width is given for it; the two criteria score different layers")
         check_number(widths[layer], f"layer {layer}: width", 0, whole=True)

@@ -14,6 +14,7 @@ from scap.errors import ScapError
 from scap.models.layers import refresh_sizes, replace_tensors, weighted_layers
 from scap.pruning.plans import Plan
 
+NOTES = {"versions": dict, "tied": dict, "encoded": list, "temporary": list, "halved": list}
 NOT_FITTING = "its weights do not fit the network built for it"
 
 
@@ -22,11 +23,23 @@ class State:
     """Tensors by name, and notes on them that JSON can hold.
 
     `versions` are those that modules give their state ("" the network's own), `tied` names the tensor that stands for
-    another one, `encoded` are states that are no tensors, `temporary` buffers that a state_dict leaves out.
+    another one, `encoded` are states that are no tensors, `temporary` buffers that a state_dict leaves out; `halved` are
+    tensors of float32 that are kept in float16, which loses nothing of them.
     """
 
     tensors: dict[str, Tensor]
     notes: dict[str, Any]
+
+    def halved(self) -> "State":
+        """The same state in less space: kernels of float32 whose values float16 holds exactly are held in it."""
+        kernels = {name: tensor for name, tensor in self.tensors.items() if tensor.dtype == torch.float32 and tensor.ndim > 1}
+        small = {name: tensor.half() for name, tensor in kernels.items() if torch.equal(tensor.half().float(), tensor)}
+        return State(self.tensors | small, self.notes | ({"halved": sorted(small)} if small else {}))
+
+    def doubled(self) -> "State":
+        """The state that `halved` was made of."""
+        halved = set(self.notes.get("halved", []))
+        return State({name: value.float() if name in halved else value for name, value in self.tensors.items()}, self.notes)
 
     def whole(self) -> "OrderedDict[str, Any]":
         """What load_state_dict takes, tied tensors at all their names."""

@@ -15,7 +15,7 @@ from scap.models.layers import weighted_layers
 from scap.pruning.copies import copied
 from scap.pruning.cut import cut
 from scap.pruning.latency import measure_latency
-from scap.pruning.plans import Plan, layer_scores, plan_of_widths
+from scap.pruning.plans import Plan, best_channels, layer_scores
 from scap.pruning.sizes import Sizes
 
 if TYPE_CHECKING:
@@ -81,14 +81,13 @@ def plan_for(
     timed = {} if latency is None else _budgets(latency=latency)
     budgets = _budgets(macs=macs, params=params) if macs is not None or params is not None or not timed else {}
     scores, floors = _chosen(layer_scores(table), floors, ignore)
-    table = table[table["layer"].isin(scores)]
     sizes = Sizes(network, example)
     thresholds = np.unique(np.concatenate(list(scores.values()))).clip(0, 1)
 
     def plan(index: int) -> Plan:
         reaching = {layer: int((values >= thresholds[index]).sum()) for layer, values in scores.items()}
         widths = {layer: max(count, floors.get(layer, 1)) for layer, count in reaching.items()}
-        return plan_of_widths(table, widths, multiple, min_channels=min_channels)
+        return best_channels(scores, widths, multiple, min_channels)
 
     last, meets = len(thresholds) - 1, sizes.meets(budgets)
     if not meets(plan(last)):

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, mapped, run, tensors_of
 from scap.pruning.copies import check_network, first_line
-from scap.training.loop import _deterministic, _place, _Run, _start, _update_average
+from scap.settings import given
+from scap.training.loop import _deterministic, _end, _Run, _start, _update_average
 from scap.training.optimiser import set_learning_rate
 from scap.training.processes import Shares, equal_everywhere, mean_over_processes, parallel, processes
 from scap.training.progress import History, fingerprint, load_progress, save_progress
@@ -80,7 +81,7 @@ def finetune(
         [1, 2]
     """
     check_network(network)
-    _check_settings(settings, loss)
+    _check_settings(given(settings, TrainingSettings, "settings"), loss)
     loss = loss or partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
     batches = _batches(data, settings, seed)
     device = device_and_precision(network)[0]
@@ -99,8 +100,7 @@ def finetune(
                 progress.save(history)
             if report is not None:
                 report(history[-1])
-    network.load_state_dict(kept.state_dict())
-    _place(network, device, torch.contiguous_format).eval()
+    _end(network, kept, settings, device)
     return history
 
 

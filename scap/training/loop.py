@@ -219,6 +219,28 @@ def _deterministic(seed: int, epoch: int, device: torch.device) -> Iterator[None
         yield
 
 
+def _end(network: nn.Module, kept: nn.Module, settings: TrainingSettings, device: Device) -> None:
+    """Give `network` the values that are kept, in the precision that they are saved in."""
+    network.load_state_dict(kept.state_dict())
+    if settings.saved_precision == "float16":
+        round_kernels(network)
+    _place(network, device, torch.contiguous_format).eval()
+
+
+@torch.no_grad()
+def round_kernels(network: nn.Module) -> None:
+    """Round all parameters of two or more dimensions to numbers that float16 holds; ScapError where one is too large.
+
+    Norms and biases, which are few, keep their precision. `save_network` needs half the space for such kernels.
+    """
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            rounded = parameter.half().to(parameter.dtype)
+            if not rounded.isfinite().all():
+                raise ScapError(f"saved_precision: {name} has weights that float16 cannot hold; choose float32")
+            parameter.copy_(rounded)
+
+
 def train(
     network: nn.Module,
     dataset: Dataset,
@@ -263,6 +285,5 @@ def train(
             save_progress(resume, run.state(), history, identity)
         if report is not None:
             report(row)
-    network.load_state_dict(kept.state_dict())
-    _place(network, device, torch.contiguous_format).eval()
+    _end(network, kept, settings, device)
     return history

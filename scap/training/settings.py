@@ -42,6 +42,12 @@ class TrainingSettings(Settings):
         "float32",
         choices=("float32", "bfloat16"),
     )
+    saved_precision: str = option(
+        "what kernels are rounded to at the end; those of float16 need half the space in files, and are computed with in "
+        "float32 all the same",
+        "float32",
+        choices=("float32", "float16"),
+    )
     muon: float = option(
         "peak step of a convolution's kernel, as a share of its length, by orthogonalised momentum; all else is trained by SGD",
         0.0,

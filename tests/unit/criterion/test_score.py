@@ -13,6 +13,7 @@ from scap.criterion.fusion import normalise_term
 from scap.criterion.spectra import open_activations, spectra_of
 from scap.criterion.terms import novelty, rms
 from scap.models.build import build_network
+from scap.torch_pruning import ScapImportance
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,10 @@ def images():
 
 
 SETTINGS = scap.AutoencoderSettings(bottleneck=2, epochs=2)
+
+
+def in_rounds(network, images, **settings):
+    return scap.prune_in_rounds(network, images, 1, macs=0.5, **settings)
 
 
 def test_from_network_to_smaller_network(network, images, tmp_path):
@@ -107,6 +112,15 @@ def test_the_seed_is_that_of_the_term_random(network):
 def test_law_6_same_table_bit_for_bit(network, images):
     tables = [scap.score_network(network, images, autoencoder=SETTINGS) for _ in range(2)]
     assert tables[0].equals(tables[1])
+
+
+@pytest.mark.parametrize("key", ["criterion", "autoencoder"])
+@pytest.mark.parametrize("value", ["conditional", {"terms": {"l1": 1}}, 3, "", {}, scap.CriterionSettings])
+@pytest.mark.parametrize("function", [scap.score_network, ScapImportance, in_rounds])
+def test_settings_of_another_class_are_named(network, images, function, key, value):
+    name = "CriterionSettings" if key == "criterion" else "AutoencoderSettings"
+    with pytest.raises(scap.ScapError, match=rf"^{key} is .* \({type(value).__name__}\); give scap\.{name}\(\.\.\.\)$"):
+        function(network, images, **{key: value})
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from scap.data.torchvision_cure import import_torchvision
@@ -14,8 +15,10 @@ from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning.files import FORMAT, load_network, read_metadata, save_network
 from scap.pruning.history import applied, compose
+from scap.pruning.state import NOTES
 from scap.pruning.surgery import prune_network
 from scap.tensors import save_tensors
+from scap.training.loop import round_kernels
 
 
 class Versioned(nn.Module):
@@ -72,6 +75,48 @@ def test_the_whole_state_comes_back(versioned, images, tmp_path, plan):
     assert (loaded.seen["images"], loaded.seen["names"], loaded.seen["mean"].tolist()) == (7, ["y", "z"], [1, 1])
     assert loaded.state_dict()._metadata == network.state_dict()._metadata
     assert {name for name, _ in loaded.named_buffers()} == {"hidden"}
+
+
+@pytest.mark.parametrize("rounded", [True, False])
+def test_kernels_that_float16_holds_need_half_the_space_and_come_back_whole(tmp_path, rounded):
+    network = build_network("vgg16", width=0.0625)
+    if rounded:
+        round_kernels(network)
+    save_network(tmp_path / "n", network, architecture="vgg16", arguments={"width": 0.0625})
+    values = {name: value for name, value in network.state_dict().items() if value.dtype == torch.float32}
+    kernels = sum(value.numel() for value in values.values() if value.ndim > 1)
+    others = sum(value.numel() for value in values.values() if value.ndim < 2)
+    counters = 8 * sum(value.dtype == torch.int64 for value in network.state_dict().values())
+    loaded = load_network(tmp_path / "n").state_dict()
+    with safe_open(tmp_path / "n", "pt") as file:
+        found = {name: file.get_tensor(name) for name in loaded}
+    assert sum(value.nbytes for value in found.values()) == (2 if rounded else 4) * kernels + 4 * others + counters
+    assert loaded.keys() == network.state_dict().keys()
+    assert all(
+        loaded[name].dtype == value.dtype and torch.equal(loaded[name], value) for name, value in network.state_dict().items()
+    )
+
+
+def test_one_weight_that_float16_does_not_hold_keeps_its_kernel_whole(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+    round_kernels(network)
+    with torch.no_grad():
+        network[1].weight[0, 0, 0, 0] = 1 / 3
+    save_network(tmp_path / "n", network)
+    with safe_open(tmp_path / "n", "pt") as file:
+        assert {name: file.get_tensor(name).dtype for name in ("0.weight", "1.weight", "0.bias")} == {
+            "0.weight": torch.float16,
+            "1.weight": torch.float32,
+            "0.bias": torch.float32,
+        }
+    loaded = load_network(tmp_path / "n", build=lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)))
+    assert torch.equal(loaded[1].weight, network[1].weight)
+
+
+def test_a_network_of_half_precision_comes_back_as_one(tmp_path):
+    network = nn.Conv2d(3, 4, 3).half()
+    save_network(tmp_path / "n", network)
+    assert load_network(tmp_path / "n", build=lambda: nn.Conv2d(3, 4, 3)).weight.dtype == torch.float16
 
 
 def test_a_state_that_would_run_code_is_not_saved(versioned, tmp_path):
@@ -158,6 +203,7 @@ def hostile(path: Path, **changes) -> Path:
         {"architecture": "vgg99"},
         {"architecture": ["vgg16"]},
         {"arguments": None},
+        *({note: value} for note in NOTES for value in (3, [3], [["conv1_1.weight"]], "conv1_1.weight", {"a": {}})),
     ],
 )
 def test_what_a_hostile_file_says_ends_in_one_line(changes, tmp_path):

@@ -289,3 +289,10 @@ def test_a_file_of_another_training_is_not_taken(tmp_path, caplog, other):
     )
     assert epochs == [1, 2, 3, 4]
     assert "training from scratch" in caplog.text
+
+
+@pytest.mark.parametrize("value", [None, {"epochs": 1}, "short", scap.AutoencoderSettings()])
+def test_settings_of_another_class_are_named(value):
+    message = rf"^settings is .* \({type(value).__name__}\); give scap\.TrainingSettings\(\.\.\.\)$"
+    with pytest.raises(ScapError, match=message):
+        scap.finetune(made(), (INPUTS, TARGETS), value)

@@ -300,6 +300,23 @@ def test_a_teacher_that_agrees_costs_nothing():
     assert abs(float(loss)) < 1e-6
 
 
+def test_kernels_end_as_numbers_of_the_precision_that_they_are_saved_in(dataset):
+    plain, rounded = small_network(), small_network()
+    train(plain, dataset, settings(), seed=0)
+    train(rounded, dataset, settings(saved_precision="float16"), seed=0)
+    for (name, value), other in zip(plain.state_dict().items(), rounded.state_dict().values(), strict=True):
+        assert torch.equal(other, value.half().float() if value.ndim > 1 else value), name
+    assert not same_weights(plain, rounded)
+
+
+def test_a_weight_that_float16_cannot_hold_is_named():
+    network = small_network()
+    with torch.no_grad():
+        network[0].weight[0] = 1e5
+    with pytest.raises(ScapError, match=r"saved_precision: 0\.weight has weights that float16 cannot hold; choose float32"):
+        training.round_kernels(network)
+
+
 def test_the_trained_network_is_contiguous_and_in_evaluation_mode(dataset):
     network = small_network()
     train(network, dataset, settings(epochs=1), seed=0)
