@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = {"threshold": "τ =", "macs": "share of FLOPs left", "params": "share of parameters left"}
+FILLS = ("", "", "left", "bottom", "right", "top")  # half a marker; "": all of the first, nothing of the second
 REMOVED = {"macs_removed": "FLOPs removed (%)", "params_removed": "parameters removed (%)"}
 
 
@@ -61,8 +62,12 @@ def _baseline_style(index: int) -> dict[str, Any]:
 
 
 def _dashes(index: int, colour: str) -> dict[str, Any]:
-    """Dashes of a compensation and schedule, and open markers for all but the first, which tell single points apart."""
-    marker = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 0.8} if index else {}
+    """Dashes of a compensation and schedule, and what of the marker is filled, which tells single points apart."""
+    marker: dict[str, Any] = {"markeredgecolor": colour, "markeredgewidth": 0.8} if index else {}
+    if fill := FILLS[index % len(FILLS)]:
+        marker |= {"fillstyle": fill, "markerfacecoloralt": "white"}
+    elif index:
+        marker |= {"markerfacecolor": "white"}
     return {"linestyle": DASHES[index % len(DASHES)], **marker}
 
 

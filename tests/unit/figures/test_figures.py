@@ -129,6 +129,13 @@ def test_tradeoff_tells_criteria_by_colour_and_marker_and_schedules_by_dashes(tm
     assert {line.get_linestyle(): line.get_markerfacecolor() == "white" for line in lines} == {"-": False, "--": True}
 
 
+def test_points_of_every_compensation_have_markers_of_their_own(tmp_path):
+    """Where all are of one size there is no line to tell them apart."""
+    path = runs(tmp_path / "runs.csv", compensation=["none", "batch-norm", "channelwise", "full"], sizes=["macs-0.5"])
+    lines = [container.lines[0] for container in tradeoff_figure(path).axes[0].containers]
+    assert len({(line.get_fillstyle(), line.get_markerfacecolor()) for line in lines}) == len(lines) == 4
+
+
 def test_tradeoff_one_seed_has_no_spread(tmp_path):
     figure = tradeoff_figure(runs(tmp_path / "runs.csv", seeds=[0]))
     assert not any(container.has_yerr for axes in figure.axes for container in axes.containers)
