@@ -24,7 +24,7 @@ PRUNED = f"{CRITERION}/widths-{{widths}}/{{size}}/compensation-{{compensation}}"
 RUN = f"{PRUNED}/{{schedule}}"
 ROUND = f"{RUN}/rounds/{{round}}"
 
-NUMBER = r"0(\.\d+)?|1(\.0+)?|\d(\.\d+)?e-\d+"  # as Python writes a number in [0, 1]
+NUMBER = r"(?:0(?:\.\d+)?|1(?:\.0+)?|\d(?:\.\d+)?e-\d+)"  # as Python writes a number in [0, 1]
 PRUNED_FILES = ("pruned.safetensors", "channels.csv", "compensation.csv")
 Run = dict[str, Any]  # the wildcards of a run
 
@@ -188,6 +188,7 @@ class Lineage:
 def runs_of(grid: dict[str, Any]) -> Iterator[Run]:
     """The runs of a grid, as wildcards."""
     sizes = [f"{key}-{float(value)}" for key, prefix in SIZES.items() for value in grid[prefix]]
+    sizes += [f"macs-{float(both['macs'])}-params-{float(both['params'])}" for both in grid["budgets"]]
     axes = ("networks", "seeds", "criteria", "widths", "compensations", "schedules")
     for network, seed, criterion, widths, size, compensation, schedule in product(
         *(grid[axis] for axis in axes[:4]), sizes, *(grid[axis] for axis in axes[4:])
@@ -203,15 +204,20 @@ def runs_of(grid: dict[str, Any]) -> Iterator[Run]:
         }
 
 
+SIZE = rf"(?:(threshold|params)-({NUMBER})|(macs)-({NUMBER})(?:-(params)-({NUMBER}))?)"
 SIZES = {"threshold": "thresholds", "macs": "macs", "params": "params"}  # kind of a size -> key of a grid
 
 
-def size_of(size: str) -> tuple[str, float]:
-    """The kind and the value of a size: `threshold-0.6`; ValueError where the value is not written as Python writes it."""
-    kind, _, text = size.partition("-")
-    if not re.fullmatch(NUMBER, text) or text != str(float(text)):
-        raise ValueError(f"{size}: write the number as {kind}-{float(text)}")
-    return kind, float(text)
+def size_of(size: str) -> dict[str, float]:
+    """What a size such as `threshold-0.6` asks for, by kind; ValueError where a number is not written as Python writes it."""
+    found = re.fullmatch(SIZE, size)
+    if found is None:
+        raise ValueError(f"{size}: is no size; write threshold-0.6, macs-0.5, params-0.5 or macs-0.5-params-0.4")
+    values = {kind: float(text) for kind, text in zip(found.groups()[::2], found.groups()[1::2], strict=True) if kind}
+    right = "-".join(f"{kind}-{value}" for kind, value in values.items())
+    if size != right:
+        raise ValueError(f"{size}: write the number as {right}")
+    return values
 
 
 def table_path(comparison: str, table: str) -> str:

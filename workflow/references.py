@@ -82,8 +82,8 @@ def _check_grid(path: str, grid: Section, config: Section, data: dict[str, Data]
     for key in ("widths", "compensations"):
         if not grid[key]:
             raise ConfigurationError(f"config: {path}.{key}: is empty; name one at least, or leave it out")
-    if not any(grid[key] for key in ("thresholds", "macs", "params")):
-        raise ConfigurationError(f"config: {path}: no size is given; list thresholds, macs or params")
+    if not any(grid[key] for key in ("thresholds", "macs", "params", "budgets")):
+        raise ConfigurationError(f"config: {path}: no size is given; list thresholds, macs, params or budgets")
     for network, schedule in product(grid["networks"], grid["schedules"]):
         names = ["none", *config["networks"][network]["finetuning"]]
         check_known(schedule, names, f"{path}.schedules", f"networks.{network}.finetuning")

@@ -125,6 +125,14 @@ class Compensation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Two budgets that hold at once."""
+
+    macs: float = option("the share of FLOPs that is left", **SHARE)
+    params: float = option("the share of parameters that is left", **SHARE)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grid:
     """Runs: every combination of what is listed."""
 
@@ -139,6 +147,7 @@ class Grid:
     thresholds: list[float] = option("thresholds: channels that score as much are kept", [], minimum=0, maximum=1)
     macs: list[float] = option("budgets: the share of FLOPs that is left", [], **SHARE)
     params: list[float] = option("budgets: the share of parameters that is left", [], **SHARE)
+    budgets: list[Budget] = option("budgets of both that hold at once", [])
     compensations: list[str] = option("what follows the cut", ["none"])
     schedules: list[str] = option("schedules of fine-tuning; `none` evaluates without training")
 

@@ -104,11 +104,17 @@ def _tradeoff_handles(runs: pd.DataFrame, baselines: pd.Series) -> list[Any]:
     return [Line2D([], [], label=label, **look) for label, look in entries]
 
 
+def size_in_words(size: str) -> str:
+    """A size as it stands in the path of a run: `macs-0.5` as "share of FLOPs left 0.5"."""
+    parts = (part.partition("-") for part in size.replace("-params-", " params-").split())
+    return " and ".join(f"{SIZES.get(kind, kind)} {value}" for kind, _, value in parts)
+
+
 def _describe(runs: pd.DataFrame) -> str:
     """Which sizes and how many seeds the points stand for, and what all runs share."""
-    kinds = runs["size"].str.partition("-")
-    parts = []
-    for kind, values in kinds.groupby(0)[2]:
+    two = runs["size"].str.contains("-params-")
+    parts = [size_in_words(size) for size in runs["size"][two].unique()]
+    for kind, values in runs["size"][~two].str.partition("-").groupby(0)[2]:
         numbers = sorted(values.astype(float).unique())
         text = ", ".join(f"{value:g}" for value in numbers)
         if len(numbers) > 6:

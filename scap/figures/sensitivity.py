@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scap.figures.runs import SIZES, joined
+from scap.figures.runs import joined, size_in_words
 from scap.figures.style import COLOURS, FONT, MARKERS, PAGE, add_legend, new_figure, styled
 from scap.published import PUBLISHED
 from scap.reading import read_table
@@ -56,5 +56,4 @@ def sensitivity_figure(sensitivity_csv: Path | str) -> Figure:
 
 def _at_size(sizes: pd.Series) -> str:
     """The size that all have, for a label."""
-    kind, _, value = sizes.iloc[0].partition("-")
-    return f" at {SIZES.get(kind, kind)} {value}" if sizes.nunique() == 1 else ""
+    return f" at {size_in_words(sizes.iloc[0])}" if sizes.nunique() == 1 else ""

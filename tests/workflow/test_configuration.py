@@ -166,7 +166,7 @@ AT_ITS_ENTRY = [
     ("networks.tiny.finetuning.short.padding", "reflected", "padding 'reflected' with crop 0 would do nothing"),
     ("networks.tiny.finetuning.short.small_images", [16, 24], "small_images holds 2 sizes for 1 epochs"),
     (f"{QUICK}.threshold", [1], "unknown key 'threshold'; did you mean 'thresholds'?"),
-    (f"{QUICK}.thresholds", [], "no size is given; list thresholds, macs or params"),
+    (f"{QUICK}.thresholds", [], "no size is given; list thresholds, macs, params or budgets"),
     ("criteria.scap.colour", 1, "unknown key 'colour'; choose one of terms, fusion, "),
     ("criteria.scap.method", "l1", "unknown key 'method'; choose one of terms, fusion, "),
     ("criteria.scap.terms", {"fidelty": 1}, "terms: 'fidelty' is unknown; did you mean 'fidelity'?"),
@@ -478,7 +478,7 @@ def test_a_size_has_one_spelling(tiny, value):
     grid = at(tiny, QUICK)
     grid["thresholds"] = [value]
     (size,) = {run["size"] for run in Lineage(checked(tiny, SCHEMA)).runs("quick") if run["criterion"] == "scap"}
-    assert size_of(size) == ("threshold", value)
+    assert size_of(size) == {"threshold": value}
 
 
 @pytest.mark.parametrize(
@@ -488,10 +488,36 @@ def test_a_size_has_one_spelling(tiny, value):
         ("macs-1", "macs-1.0"),
         ("params-0.50", "params-0.5"),
         ("threshold-1e-5", "threshold-1e-05"),
+        ("macs-0.10-params-0.5", "macs-0.1-params-0.5"),
+        ("macs-1e-5-params-1", "macs-1e-05-params-1.0"),
     ],
 )
 def test_another_spelling_of_a_size_is_refused_with_the_right_one(size, spelling):
     with pytest.raises(ValueError, match=f"^{size}: write the number as {spelling}$"):
+        size_of(size)
+
+
+def test_two_budgets_are_one_size(tiny):
+    grid = at(tiny, QUICK)
+    del grid["thresholds"]
+    grid["budgets"] = [{"macs": 0.0989, "params": 0.037}, {"params": 1, "macs": 1e-5}]
+    sizes = [run["size"] for run in Lineage(checked(tiny, SCHEMA)).runs("quick") if run["criterion"] == "scap"]
+    assert list(dict.fromkeys(sizes)) == ["macs-0.0989-params-0.037", "macs-1e-05-params-1.0"]
+    assert [size_of(size) for size in dict.fromkeys(sizes)] == [{"macs": 0.0989, "params": 0.037}, {"macs": 1e-5, "params": 1}]
+
+
+@pytest.mark.parametrize("budget", [{"macs": 0.5}, {"macs": 0.5, "params": 0}, {"macs": 0.5, "params": 0.5, "latency": 1}, 0.5])
+def test_a_budget_that_is_not_two_shares_is_named(tiny, budget):
+    at(tiny, QUICK)["budgets"] = [budget]
+    with pytest.raises(ConfigurationError, match=r"comparisons\.quick\.runs.*budgets"):
+        checked(tiny, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "size", ["threshold-0.5-params-0.5", "params-0.5-macs-0.5", "macs-2.0", "macs", "latency-0.5", "macs-0.5-"]
+)
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match=r"is no size; write threshold-0\.6"):
         size_of(size)
 
 

@@ -261,9 +261,12 @@ def test_the_paths_in_commands_are_ones_that_the_workflow_makes():
             "criteria": [run["criterion"]],
             "compensations": [run["compensation"]],
         }
-        sizes = {"thresholds": [], "macs": [], "params": []}
-        kind, number = size_of(run["size"])
-        sizes["thresholds" if kind == "threshold" else kind] = [number]
+        size = size_of(run["size"])
+        sizes = {"thresholds": [size["threshold"]] if "threshold" in size else [], "macs": [], "params": [], "budgets": []}
+        if len(size) > 1:
+            sizes["budgets"] = [size]
+        elif "threshold" not in size:
+            sizes |= {kind: [value] for kind, value in size.items()}
         assert run["network"] in config["networks"]
         assert run["criterion"] in config["criteria"]
         assert run["compensation"] in config["compensations"]

@@ -11,7 +11,7 @@ from workflow.cluster import remove_leftovers, wait_for_earlier_jobs
 from workflow.code import code_of, code_of_function
 from workflow.configuration import load_configuration
 from workflow.figures import FIGURES, TABLES
-from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, NUMBER, PRUNED, ROUND, RUN, Lineage, size_of
+from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, PRUNED, ROUND, RUN, SIZE, Lineage, size_of
 from workflow.memory import keep_memory
 from workflow.network_checks import folder_settings
 from workflow.records import export_records
@@ -40,7 +40,7 @@ wildcard_constraints:
     term="|".join(TERMS),
     criterion="|".join(config["criteria"]),
     widths="own|(uniform-)?(" + "|".join(config["criteria"]) + ")|uniform",
-    size=f"(threshold|macs|params)-({NUMBER})",
+    size=SIZE,
     compensation="|".join(config["compensations"]),
     schedule=r"[a-z0-9-]+",
     round=r"[1-9]\d?",
@@ -239,7 +239,7 @@ def pruning(wildcards):
     """How many channels a layer keeps, and what follows the cut."""
     network = config["networks"][wildcards.network]
     try:
-        kind, value = size_of(wildcards.size)
+        size = size_of(wildcards.size)
     except ValueError as error:
         refuse(error)
     return {
@@ -247,7 +247,7 @@ def pruning(wildcards):
         "plan": {
             "layers": lineage.layers(wildcards.network),
             "uniform": wildcards.widths.startswith("uniform"),
-            kind: value,
+            **size,
             "multiple": network["multiple"],
             "min_channels": network["min_channels"],
         },
@@ -277,8 +277,8 @@ def network_pruning(wildcards, number=1, rounds=1):
 def rounds(wildcards):
     """In how many rounds a run is pruned; a run that cannot be is refused."""
     found = lineage.rounds(wildcards.network, wildcards.schedule)
-    kind, widths = size_of(wildcards.size)[0], wildcards.widths
-    if found > 1 and (kind == "threshold" or widths not in ("own", "uniform")):
+    size, widths = size_of(wildcards.size), wildcards.widths
+    if found > 1 and ("threshold" in size or widths not in ("own", "uniform")):
         refuse(
             f"'{wildcards.schedule}' prunes in {found} rounds, which want a budget (macs or params) and widths own or uniform"
         )
@@ -403,8 +403,7 @@ def figure_settings(wildcards):
     tables = FIGURES[wildcards.figure].tables
     settings = {"caption": FIGURES[wildcards.figure].caption, "function": FIGURES[wildcards.figure].function}
     if tables == "scores":
-        kind, value = size_of(first["size"])
-        threshold = {"threshold": value} if kind == "threshold" else {}
+        threshold = {key: value for key, value in size_of(first["size"]).items() if key == "threshold"}
         settings["arguments"] = {"title": f"{first['network']}, {first['criterion']}"} | threshold
     if tables == "histories":
         drawn = lineage.drawn_runs(wildcards.comparison)

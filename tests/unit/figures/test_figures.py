@@ -168,6 +168,12 @@ def test_tradeoff_names_all_kinds_of_sizes(tmp_path):
     assert title.startswith("points: share of FLOPs left 0.5, share of parameters left 0.1, τ = 0.4, 0.6; one seed; ")
 
 
+def test_two_budgets_are_said_in_words(tmp_path):
+    figure = tradeoff_figure(runs(tmp_path / "runs.csv", sizes=["macs-0.5", "macs-0.0989-params-0.037"], seeds=[0]))
+    text = figure.legends[0].get_title().get_text()
+    assert "share of FLOPs left 0.0989 and share of parameters left 0.037, share of FLOPs left 0.5" in text
+
+
 def test_tradeoff_says_from_where_to_where_many_sizes_reach(tmp_path):
     many = [f"threshold-{value / 10}" for value in range(1, 9)]
     assert "τ = 0.1 to 0.8 (8 values)" in legend(tradeoff_figure(runs(tmp_path / "runs.csv", sizes=many)))[1]
