@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scap.figures.channels import channels_figure, scores_figure
+from scap.figures.headline import headline_figure
 from scap.figures.method import method_figure
 from scap.figures.runs import finetuning_figure, tradeoff_figure
 from scap.figures.sensitivity import sensitivity_figure
@@ -125,6 +126,8 @@ FIGURES = {
             schedule=SCHEDULES,
         )
     ),
+    "headline": lambda folder: headline_figure(runs(folder / "r.csv", criteria=CRITERIA[:4])),
+    "headline-point": lambda folder: headline_figure(runs(folder / "r.csv", sizes=["macs-0.0989-params-0.037"], spread=[0])),
     "sensitivity": lambda folder: sensitivity_figure(sensitivity(folder / "s.csv")),
     "sensitivity-two": lambda folder: sensitivity_figure(sensitivity(folder / "s.csv", criteria=2, seeds=[0])),
     "finetuning": lambda folder: finetuning_figure({"scap": history(folder / "h.csv", 20)}),

@@ -40,6 +40,12 @@ FIGURES = {
         "Top-1 on the test images against FLOPs and parameters removed; mean and standard deviation over seeds where there are "
         "several.",
     ),
+    "headline": Figure(
+        "scap.figures.headline:headline_figure",
+        "runs",
+        "The same beside published rows of VGG16 on CIFAR-10 at their own sizes, by their own trainings; HRank as printed and "
+        "recounted.",
+    ),
     "finetuning": Figure(
         "scap.figures.runs:finetuning_figure",
         "histories",

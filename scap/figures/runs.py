@@ -112,14 +112,19 @@ def size_in_words(size: str) -> str:
 
 def _describe(runs: pd.DataFrame) -> str:
     """Which sizes and how many seeds the points stand for, and what all runs share."""
-    two = runs["size"].str.contains("-params-")
-    parts = [size_in_words(size) for size in runs["size"][two].unique()]
-    for kind, values in runs["size"][~two].str.partition("-").groupby(0)[2]:
-        numbers = sorted(values.astype(float).unique())
+    parts, single = [], dict[str, list[float]]()
+    for size in runs["size"].unique():
+        kind, _, value = size.partition("-")
+        if "-params-" in size:
+            parts.append(size_in_words(size))
+        else:
+            single.setdefault(kind, []).append(float(value))
+    for kind, numbers in sorted(single.items()):
+        numbers.sort()
         text = ", ".join(f"{value:g}" for value in numbers)
         if len(numbers) > 6:
             text = f"{numbers[0]:g} to {numbers[-1]:g} ({len(numbers)} values)"
-        parts.append(f"{SIZES.get(str(kind), kind)} {text}")
+        parts.append(f"{SIZES.get(kind, kind)} {text}")
     seeds = runs.groupby(["line", "look", "size"])["seed"].nunique()
     count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     parts.append("one seed" if seeds.max() == 1 else f"mean ± s.d. over {count} seeds")

@@ -11,10 +11,12 @@ from matplotlib.colors import to_hex
 
 from scap.errors import ScapError
 from scap.figures.channels import channels_figure, scores_figure
+from scap.figures.headline import headline_figure
 from scap.figures.method import method_figure
 from scap.figures.runs import finetuning_figure, tradeoff_figure
 from scap.figures.sensitivity import sensitivity_figure
 from scap.figures.style import save
+from scap.published import ROWS
 
 
 def test_save_names_the_formats(tmp_path):
@@ -216,6 +218,19 @@ def test_sensitivity_tells_sizes_apart_and_names_the_one_that_all_have(tmp_path)
     left, _ = sensitivity_figure(sensitivity(tmp_path / "s.csv", criteria=1, sizes=["threshold-0.4", "macs-0.5"])).axes
     assert left.get_xlabel() == "removed (%); dashed: published"
     assert {text.get_text() for text in left.get_yticklabels()} == {"criterion-0, threshold-0.4", "criterion-0, macs-0.5"}
+
+
+def test_headline_places_our_runs_among_published_rows(tmp_path):
+    path = runs(tmp_path / "runs.csv", criteria=["scap", "l1"], sizes=["threshold-0.6"])
+    ours, figure = tradeoff_figure(path), headline_figure(path)
+    for axes, other, column in zip(figure.axes, ours.axes, ["macs_removed", "params_removed"], strict=True):
+        assert len(axes.get_lines()) == len(other.get_lines()) + len(ROWS)
+        drawn = [(line.get_label(), *line.get_xydata()[0]) for line in axes.get_lines()[-len(ROWS) :]]
+        assert drawn == [(row.name, pytest.approx(100 * getattr(row, column)), row.top1) for row in ROWS]
+        low, high = axes.get_xlim()
+        assert all(low <= 100 * getattr(row, column) <= high for row in ROWS)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [*(text.get_text() for text in ours.legends[0].get_texts()), *(row.name for row in ROWS)]
 
 
 def test_finetuning_without_histories():
