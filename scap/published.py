@@ -17,8 +17,8 @@ class Row:
     params_removed: float
 
 
-# Each after fine-tuning by its own recipe, from baselines of 93.4 to 94.0 %. HRank twice: as printed, by a counter that leaves
-# the input channels of the next layer in, and recounted without them.
+# Each after fine-tuning by its own recipe, from a baseline of its own. HRank twice: as printed, by a counter that leaves the
+# input channels of the next layer in, and recounted without them.
 ROWS = (
     Row("SCAP, published (arXiv:2601.09352)", PUBLISHED_TOP1["pruned"], **PUBLISHED),
     Row("HRank, printed (Lin et al. 2020)", 92.34, 0.653, 0.821),

@@ -141,7 +141,7 @@ def test_a_process_killed_at_any_write_leaves_the_old_file_or_the_new_one(tmp_pa
     assert steps.left[:-1] == [before] * (len(steps.left) - 1)
     assert steps.left[-1] == new
     assert len(steps.left) > 3
-    for step in (len(steps.left) // 2, len(steps.left)):  # what was noted is what a kill leaves
+    for step in (1, len(steps.left) // 2, len(steps.left) - 1, len(steps.left)):  # what was noted is what a kill leaves
         start()
         assert kill_at(step, monkeypatch, write, path)
         assert content(path) == steps.left[step - 1]
