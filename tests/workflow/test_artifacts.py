@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from scap.errors import DamagedFile, ScapError
@@ -16,6 +17,7 @@ from scap.models.build import build_network
 from scap.pruning.files import read_metadata, save_network
 from scap.pruning.surgery import prune_network
 from scap.tensors import save_tensors
+from scap.training.loop import round_kernels
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflow/scripts"))
 import evaluate
@@ -190,6 +192,20 @@ def fidelity(path, layer="conv1_1", values=(0.1, 0.5, 0.9, 1.0)):
 def test_fidelities_are_of_their_layer(tmp_path, values, layer, message):
     with pytest.raises(DamagedFile, match=message):
         read_fidelity(fidelity(tmp_path / "x", layer, values), "conv1_1")
+
+
+def test_scores_read_a_baseline_stored_in_half_precision(folder):
+    network = build_network("vgg16", **ARGUMENTS)
+    round_kernels(network)
+    save(folder / "rounded", network)
+    with safe_open(folder / "rounded", "numpy") as file:
+        assert file.get_slice("conv1_1.weight").get_dtype() == "F16"
+    cfg = {"layers": LAYERS, "criterion": {"terms": {"l1": 1}, "normalise": {"l1": "max"}}}
+    scores.make_scores(str(folder / "rounded"), [], [], cfg, 0, str(folder / "s"))
+    table = read_scores(str(folder / "s"))
+    for layer in LAYERS:
+        norms = network.get_submodule(layer).weight.detach().double().abs().sum((1, 2, 3))
+        assert table.loc[table["layer"] == layer, "score"].tolist() == pytest.approx((norms / norms.max()).tolist(), rel=1e-9)
 
 
 def test_scores_need_every_term_for_every_channel(folder):

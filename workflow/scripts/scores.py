@@ -11,7 +11,7 @@ from table import write_table
 from scap.criterion.fusion import evaluate_term, fuse
 from scap.criterion.settings import CriterionSettings
 from scap.errors import DamagedFile
-from scap.reading import AMOUNT, PRECISE, channel_values, open_tensors, read_table
+from scap.reading import AMOUNT, channel_values, open_tensors, read_table
 
 
 def make_scores(baseline: str, terms: list[str], fidelities: list[str], cfg: dict, seed: int, output: str) -> None:
@@ -23,7 +23,7 @@ def make_scores(baseline: str, terms: list[str], fidelities: list[str], cfg: dic
 
         def gather(need: str, layer: str) -> Any:
             if need == "weight":
-                return file.take(f"{layer}.weight", "****", PRECISE).astype(float)
+                return file.take(f"{layer}.weight", "****").astype(float)
             if need == "autoencoder":
                 return read_fidelity(faithful[layer], layer)
             return {"layer": layer, "seed": settings.seed}[need]
