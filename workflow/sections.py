@@ -122,6 +122,7 @@ class Compensation:
 
     how: str = option("what is fitted again", choices=("none", "batch-norm", "channelwise", "full"))
     images: int = option("calibration images, drawn from the training images by the seed", 512, minimum=1)
+    ridge: float = option("keeps the new weights small: of `full`, its square of `channelwise`", 0.01, exclusiveMinimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)

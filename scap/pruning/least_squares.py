@@ -8,8 +8,7 @@ from torch import Tensor
 from scap.errors import ScapError
 from scap.pruning.moments import Moments
 
-RIDGE = 1e-2  # of `full`, towards the channelwise solution, as a share of the mean variance of an input
-CHANNEL_RIDGE = 1e-4  # of the channelwise solution
+RIDGE = 1e-2  # of `full`, towards the channelwise solution, as a share of the mean variance of an input; its square of that one
 REFINEMENTS = 4  # of the channelwise solution: each takes a share λ/(λ + eigenvalue) of what the ridge left
 
 
@@ -50,7 +49,7 @@ def fit(target: Target, inputs: Moments, channels: Moments, how: str, ridge: flo
         return float((scale * residual).sum().clamp(min=0))
 
     cut = target.weights[:, target.kept]
-    weights = _between(cut, _channelwise(target, channels, layer), gram, cross, scale)
+    weights = _between(cut, _channelwise(target, channels, ridge**2, layer), gram, cross, scale)
     if how == "full":
         weights = weights + _solve(gram, ridge, cross - weights @ gram, layer)
     offset = target.bias + cut @ mean[:width] - mean[width:]
@@ -60,14 +59,14 @@ def fit(target: Target, inputs: Moments, channels: Moments, how: str, ridge: flo
     return Fit(weights, bias, float((scale * energy).sum()), before, error(weights))
 
 
-def _channelwise(target: Target, channels: Moments, layer: str) -> Tensor:
+def _channelwise(target: Target, channels: Moments, ridge: float, layer: str) -> Tensor:
     """W·B per tap, where B = C_yx (C_xx + λI)⁻¹ reconstructs all channels from those that stay."""
     stay = len(target.new)
     covariance = _centred(channels, layer)[1]
     gram, cross = covariance[:stay, :stay], covariance[stay:, :stay]
     mixing = torch.zeros_like(cross)
     for _ in range(REFINEMENTS):
-        mixing = mixing + _solve(gram, CHANNEL_RIDGE, cross - mixing @ gram, layer)
+        mixing = mixing + _solve(gram, ridge, cross - mixing @ gram, layer)
     weights = target.weights.new_zeros(len(target.weights), len(target.kept))
     weights[:, target.new] = torch.einsum("ort,rs->ost", target.weights[:, target.old], mixing)
     return weights

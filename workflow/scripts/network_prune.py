@@ -28,11 +28,11 @@ def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compens
     example = torch.zeros(metadata["example_shape"])
     tables = [read_scores(path) for path in (inputs["scores"], *inputs.get("width_scores", []))]
     plan = make_plan(network, example, tables, in_this_round(whole, network, example, cfg))
-    images, how = example, cfg["compensation"]["how"]
+    images, how, ridge = example, cfg["compensation"]["how"], cfg["compensation"]["ridge"]
     if how != "none":
         dataset = open_dataset(inputs["data"], cfg["architecture"])
         images, _ = calibration_images(dataset, cfg["compensation"]["images"], seed, "cpu")
-    pruned, done = prune_and_compensate(network, plan, images, how=how, coupled=cfg["coupled"], report=report)
+    pruned, done = prune_and_compensate(network, plan, images, how=how, ridge=ridge, coupled=cfg["coupled"], report=report)
     kept = {key: metadata[key] for key in ("architecture", "arguments", "example_shape")}
     save_network(model, pruned, **kept)
     before = {layer: len(module.weight) for layer, module in weighted_layers(whole).items()}

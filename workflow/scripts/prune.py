@@ -18,11 +18,11 @@ def prune(inputs: dict, cfg: dict, seed: int, model: str, channels: str, compens
     example = torch.zeros(metadata["example_shape"])
     widths_of = next(map(read_scores, inputs["width_scores"]), None)
     plan = make_plan(network, example, own, widths_of, cfg["plan"])
-    images, how = example, cfg["compensation"]["how"]
+    images, how, ridge = example, cfg["compensation"]["how"], cfg["compensation"]["ridge"]
     if how != "none":
         dataset = open_dataset(inputs["data"], cfg["architecture"])
         images, _ = calibration_images(dataset, cfg["compensation"]["images"], seed, "cpu")
-    pruned, done = prune_and_compensate(network, plan, images, how=how, report=report)
+    pruned, done = prune_and_compensate(network, plan, images, how=how, ridge=ridge, report=report)
     save_network(
         model,
         pruned,

@@ -363,6 +363,18 @@ def test_mistakes_are_named(how, change, message):
         prune_and_compensate(network, {"first": [0, 3]}, change(images), how)
 
 
+@pytest.mark.parametrize("how", ["channelwise", "full"])
+def test_a_larger_ridge_keeps_the_weights_smaller(how):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 3)).eval()
+    with torch.no_grad():  # all but collinear: what replaces a channel is differences of large weights
+        network[0].weight[4:] = network[0].weight[:4].repeat(2, 1, 1, 1) + 1e-3 * torch.randn(8, 3, 3, 3)
+    images = torch.rand(32, 3, 8, 8)
+    pruned = [prune_and_compensate(network, {"0": list(range(6))}, images, how, ridge=ridge)[0] for ridge in (1e-4, 1e-2, 1e-1)]
+    norms = [float(each[1].weight.detach().norm()) for each in pruned]
+    assert norms[0] > 1.01 * norms[1] > 1.01**2 * norms[2]
+
+
 @pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), float("inf")])
 def test_a_ridge_that_is_none_is_refused(ridge):
     network, images = chain()
