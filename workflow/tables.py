@@ -11,10 +11,10 @@ import pandas as pd
 from scap.errors import ScapError
 from workflow.manual import ROOT, markdown
 
-FOLDERS = {"": "results/tables", "earlier": "results/earlier/tables", "benchmarks": "benchmarks/results"}
+FOLDERS = {"": "results/tables", "benchmarks": "benchmarks/results"}
 AXES = ("network", "criterion", "widths", "size", "compensation", "schedule")
 PAIRED = ["network", "seed"]  # runs are compared within a network and a seed
-TITLES = {"threshold": "τ", "track": "schedule", "holdout_top1": "held-out top-1"}
+TITLES = {"threshold": "τ", "holdout_top1": "held-out top-1"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ MEASURES = {
 
 
 def read(name: str) -> pd.DataFrame:
-    """A table by its name, as FOLDERS says: `cifar10`, `earlier/half`, `benchmarks/growth`."""
+    """A table by its name, as FOLDERS says: `cifar10`, `benchmarks/growth`."""
     folder, _, stem = name.rpartition("/")
     path = f"{FOLDERS.get(folder, folder)}/{stem}.csv"
     if not (ROOT / path).is_file():
@@ -197,17 +197,17 @@ def with_machine(table: pd.DataFrame) -> str:
     return f"{as_it_is(table.drop(columns=['note', 'machine']))}\n\n{f'{note}. ' if note else ''}Machine: {machine}."
 
 
-def overview(folder: str = "results/tables") -> str:
-    """The tables of runs in a folder that are in git: what they hold, where and in what time they were made."""
+def overview() -> str:
+    """The published tables of runs, those that are in git: what they hold, where and in what time they were made."""
     head = ["table", "networks", "runs", "seeds", "device", "torch", "fine-tuning, h"]
-    body = [[f"`{path}`", *_facts(runs)] for path, runs in tracked(folder).items()]
+    body = [[f"`{path}`", *_facts(runs)] for path, runs in tracked().items()]
     return markdown(head, body) if body else "None yet."
 
 
 def published() -> str:
     """Every table of runs that is in git under results/tables: the command that makes it, and what it says by point."""
     parts = []
-    for path, runs in tracked(FOLDERS[""]).items():
+    for path, runs in tracked().items():
         axes = [axis for axis in AXES if axis == "criterion" or runs[axis].nunique() > 1]
         show = "flops,params,holdout,top1" if runs["holdout_top1"].notna().all() else "flops,params,top1"
         text = summary(Path(path).stem, by=",".join(axes), show=show)
@@ -215,10 +215,10 @@ def published() -> str:
     return "\n\n".join(parts) or "None yet."
 
 
-def tracked(folder: str) -> dict[str, pd.DataFrame]:
-    """The tables of runs in a folder that are in git, by path."""
-    listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    tables = {path: pd.read_csv(ROOT / path) for path in listed if path.endswith(".csv")}
+def tracked() -> dict[str, pd.DataFrame]:
+    """The tables of runs that are in git, by path."""
+    listed = subprocess.run(["git", "ls-files", FOLDERS[""]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tables = {path: pd.read_csv(ROOT / path) for path in listed.split() if path.endswith(".csv")}
     return {path: table for path, table in tables.items() if "finetune_seconds" in table}
 
 

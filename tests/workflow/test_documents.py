@@ -103,7 +103,6 @@ MADE = {
         "| table | networks | runs | seeds | device | torch | fine-tuning, h |\n| --- | --- | --- | --- | --- | --- | --- |\n"
         "| `results/tables/runs.csv` | net | 4 | 0, 1 | CPU | 2.13 | 1.0 |"
     ),
-    "overview results/earlier": "None yet.",
     "published": (
         "### runs\n\n    snakemake --cores all results/tables/runs.csv\n\n"
         "| criterion | FLOPs removed | parameters removed | top-1 |\n| --- | --- | --- | --- |\n"
