@@ -12,6 +12,7 @@ from workflow.code import code_of, code_of_function
 from workflow.configuration import load_configuration
 from workflow.figures import FIGURES, TABLES
 from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, PRUNED, ROUND, RUN, SIZE, Lineage, size_of
+from workflow.machine import has_gpu
 from workflow.memory import keep_memory
 from workflow.network_checks import folder_settings
 from workflow.records import export_records
@@ -95,6 +96,11 @@ def every_gpu(wildcards):
 def processes(wildcards):
     """Processes that share a training: one for each GPU, or one."""
     return max(1, every_gpu(wildcards))
+
+
+def training_cores(wildcards):
+    """Cores of a baseline's training: all, or one where it has a GPU, which other jobs may share."""
+    return 1 if gpus(wildcards) and has_gpu() else workflow.resource_settings.cores or 1
 
 
 def section(name, key, without=()):

@@ -108,7 +108,7 @@ rule baseline:
         benchmark_of(f"{NETWORK}/baseline")
     wildcard_constraints:
         network=networks_from("training"),
-    threads: workflow.resource_settings.cores or 1
+    threads: training_cores
     resources:
         runtime=more(600),
         mem_mb=more(6000),
@@ -171,7 +171,7 @@ rule baseline_from_weights:
         benchmark_of(f"{NETWORK}/baseline")
     wildcard_constraints:
         network=networks_from("weights, then training"),
-    threads: workflow.resource_settings.cores or 1
+    threads: training_cores
     resources:
         runtime=more(600),
         mem_mb=more(6000),
