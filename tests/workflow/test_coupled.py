@@ -27,7 +27,7 @@ ARGUMENTS = {"classes": 3, "in_channels": 1}
 SHAPE = (1, 1, 32, 32)
 ARCHITECTURE = {"architecture": NAME, "holdout": 4}
 CALIBRATION = {"images": 12, "outputs": "activated", "dtype": "float16"}
-FULL = {"how": "full", "images": 12}
+FULL = {"how": "full", "images": 12, "ridge": 0.01}
 RUN = "results/tiny/seed0/l1/widths-own/macs-0.4/compensation-norms/twice"
 CONFIGURATION = """
 datasets:
