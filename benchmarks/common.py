@@ -48,7 +48,7 @@ def parse(
 
 
 def machine() -> str:
-    """The machine in words: processor, threads used, memory, versions."""
+    """The machine in words: processor and its vector instructions, threads used, memory, versions."""
     model = platform.processor() or platform.machine()
     cpuinfo, meminfo = Path("/proc/cpuinfo"), Path("/proc/meminfo")
     if cpuinfo.exists():
@@ -56,7 +56,9 @@ def machine() -> str:
         model = names[0] if names else model
     gigabytes = int(meminfo.read_text().split()[1]) / 2**20 if meminfo.exists() else float("nan")
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    return f"{model}, {threads}, {gigabytes:.0f} GiB, torch {torch.__version__}, Python {platform.python_version()}"
+    processor = f"{model} ({torch.backends.cpu.get_cpu_capability()})"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{processor}, {threads}, {gigabytes:.0f} GiB, {versions}"
 
 
 def seconds(functions: Mapping[str, Callable[[], Any]], repeats: int, warmups: int = 1) -> dict[str, float]:

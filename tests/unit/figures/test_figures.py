@@ -233,6 +233,25 @@ def test_headline_places_our_runs_among_published_rows(tmp_path):
     assert labels == [*(text.get_text() for text in ours.legends[0].get_texts()), *(row.name for row in ROWS)]
 
 
+def test_headline_shows_published_rows_apart_from_runs_far_below_them(tmp_path):
+    path = tmp_path / "runs.csv"
+    table = pd.read_csv(runs(path, criteria=["scap", "l1"], sizes=["threshold-0.6"]))
+
+    def heights(collapsed):
+        """Where 85 and 90 % are in the height of the axes, and the lower limit."""
+        table.assign(top1=table["top1"].where(table["criterion"] != "scap", collapsed)).to_csv(path, index=False)
+        axes = headline_figure(path).axes[0]
+        points = axes.transAxes.inverted().transform(axes.transData.transform([(80, 85), (80, 90)]))
+        return [y for _, y in points], axes.get_ylim()[0]
+
+    (foot, rows), low = heights(np.where(table["seed"] == table["seed"].min(), 90.0, 0.0))  # a bar that reaches below 0 %
+    assert (foot, low) == (pytest.approx(0.25), 0)
+    assert rows > 0.5
+    (foot, _), low = heights(91.0)
+    assert low > 80
+    assert foot < 0.25
+
+
 def test_finetuning_without_histories():
     with pytest.raises(ScapError, match="no history"):
         finetuning_figure({})
