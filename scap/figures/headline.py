@@ -46,7 +46,7 @@ def _magnify(axes: Axes) -> None:
     low, foot = max(0, axes.get_ylim()[0]), 5 * floor(min(row.top1 for row in ROWS) / 5) - 5
     if low >= foot:
         return
-    high = 1 + max(max(line.get_ydata()) for line in axes.get_lines())
+    high = axes.dataLim.y1 + 1
     narrower = (high - foot) / (foot - low) / 3
     axes.set_yscale("function", functions=(partial(_bend, foot, narrower), partial(_bend, foot, 1 / narrower)))
     axes.set_ylim(low, high)
