@@ -4,7 +4,6 @@ Three forms (docs/conditional.md, C1 to C6): `channelwise`, from the second mome
 frequency; `taps`, from the Gram matrix of the consumer's unfolded inputs, which is the error that compensation leaves.
 """
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scap.checks import check_number
 from scap.criterion.elimination import Problem, eliminate
 from scap.criterion.forms import FORMS, Form, form_of
 from scap.errors import ScapError
 from scap.pruning.consumers import Consumer, Readers, find_consumers
+from scap.pruning.copies import check_network, copied, undisturbed
+from scap.pruning.least_squares import LARGEST_RIDGE
 from scap.pruning.moments import Moments, check_images, chunks, stream
 from scap.pruning.unfolding import groups_of, samples
 
@@ -63,10 +65,23 @@ def conditional_scores(
     """
     if form not in FORMS:
         raise ScapError(f"form: {form!r} is unknown; choose from {', '.join(FORMS)}")
-    if ridge is not None and not 0 <= ridge < np.inf:
-        raise ScapError(f"ridge is {ridge}; it must be at least 0 (and above 0 where channels are equal)")
+    if ridge is not None:  # above 0 where channels are equal
+        check_number(ridge, "ridge", 0, LARGEST_RIDGE)
     check_images(images, batch_size)
-    network = copy.deepcopy(network).eval()
+    check_network(network)
+    with undisturbed(network):
+        return _conditional_scores(copied(network).eval(), images, layers, form, batch_size, ridge, report)
+
+
+def _conditional_scores(
+    network: nn.Module,
+    images: Tensor,
+    layers: Layers,
+    form: str,
+    batch_size: int,
+    ridge: float | None,
+    report: Callable[[Mapping[str, float]], None] | None,
+) -> dict[str, NDArray[np.float64]]:
     readers = _readers(network, layers, images[:1])
     readings = _readings(network, images[:2], readers, form)
     names = list(layers)
@@ -94,7 +109,7 @@ def _warn(ratio: float, layer: str, images: int) -> None:
         warnings.warn(
             f"layer {layer!r}: {images} calibration images give fewer samples than its consumers have inputs to tell apart, "
             f"so that the ridge decides much of the ranking; {math.ceil(ratio * images)} images would give as many",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -134,6 +149,10 @@ def _gather(network: nn.Module, images: Tensor, sources: list[Form], batch_size:
 def _scores(layer: str, problems: list[Problem]) -> NDArray[np.float64]:
     channels = 1 + max(int(problem.channels.max()) for problem in problems)
     energy = sum(problem.energy() for problem in problems)
+    if not math.isfinite(energy):
+        raise ScapError(
+            f"layer {layer!r}: its consumers give NaN or infinity on the calibration images: the network has diverged"
+        )
     try:
         order, costs = eliminate(problems, channels)
     except torch.linalg.LinAlgError as error:

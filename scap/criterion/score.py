@@ -19,6 +19,7 @@ from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, first_tensor, gathered
 from scap.models.layers import weighted_layers
+from scap.pruning.copies import check_network
 from scap.pruning.surgery import coupled_groups, some_prunable_layers
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def score_network(
         >>> list(table.columns), len(table)
         (['layer', 'channel', 'l1', 'score'], 8)
     """
+    check_network(network)
     criterion, autoencoder = checked_settings(criterion, autoencoder)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
     if coupled or layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all

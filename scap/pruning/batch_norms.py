@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from scap.models.inputs import device_and_precision, fitted
+
 
 @torch.no_grad()
 def estimate_batch_norms(network: nn.Module, pruned: nn.Module, images: Tensor, batch_size: int) -> list[str]:
@@ -23,9 +25,9 @@ def estimate_batch_norms(network: nn.Module, pruned: nn.Module, images: Tensor, 
         norm.momentum = None  # a plain average over the batches
         norm.train()
     if norms:
-        parameter = next(pruned.parameters())
+        own = device_and_precision(pruned)
         for batch in images.tensor_split(max(1, len(images) // batch_size)):  # none of one image
-            pruned(batch.to(parameter))
+            pruned(fitted(batch, *own))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -34,22 +36,27 @@ def estimate_batch_norms(network: nn.Module, pruned: nn.Module, images: Tensor, 
 
 def _changed(network: nn.Module, pruned: nn.Module, images: Tensor) -> list[str]:
     old, new = _inputs(network, images), _inputs(pruned, images)
-    return [name for name in new if name not in old or not torch.equal(new[name], old[name])]
+    return [name for name, reads in new.items() if not _same(reads, old.get(name, []))]
 
 
-def _inputs(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    inputs: dict[str, Tensor] = {}
+def _same(new: list[Tensor], old: list[Tensor]) -> bool:
+    return len(new) == len(old) and all(map(torch.equal, new, old))
+
+
+def _inputs(network: nn.Module, images: Tensor) -> dict[str, list[Tensor]]:
+    """What each batch norm reads, call by call."""
+    inputs: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs[name] = args[0].clone()
+        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            inputs.setdefault(name, []).append((args[0] if args else kwargs["input"]).clone())
 
         return hook
 
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     tracking = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
-    handles = [norm.register_forward_pre_hook(keep(name)) for name, norm in tracking.items()]
-    network(images.to(next(network.parameters())))
+    handles = [norm.register_forward_pre_hook(keep(name), with_kwargs=True) for name, norm in tracking.items()]
+    network(fitted(images, *device_and_precision(network)))
     for handle in handles:
         handle.remove()
     return inputs

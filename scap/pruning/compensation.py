@@ -4,19 +4,20 @@ docs/conditional.md, equations C7 to C9. Consumers are treated from the first to
 network as pruned and compensated so far, what they should give from the original one.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from scap.checks import check_number
 from scap.errors import ScapError
 from scap.pruning.batch_norms import estimate_batch_norms
 from scap.pruning.consumers import find_consumers
+from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.cuts import Cut, find_cuts
 from scap.pruning.history import last_applied
-from scap.pruning.least_squares import RIDGE, Fit, fit
+from scap.pruning.least_squares import LARGEST_RIDGE, RIDGE, Fit, fit
 from scap.pruning.moments import Moments, check_images, chunks, stream
 from scap.pruning.plans import Plan
 from scap.pruning.surgery import prune_network
@@ -64,10 +65,7 @@ def prune_and_compensate(
     Raises:
         ScapError: for a plan that does not fit, images or activations that are not finite, and an unknown `how`.
     """
-    if how not in COMPENSATIONS:
-        raise ScapError(f"compensate: {how!r} is unknown; choose from {', '.join(COMPENSATIONS)}")
-    if not 0 < ridge < float("inf"):
-        raise ScapError(f"compensate: ridge is {ridge}; it must be above 0")
+    check_compensation(how, ridge)
     if how != "none":
         check_images(images, batch_size)
     pruned = prune_network(network, plan, images[:1], coupled=coupled).eval()
@@ -91,20 +89,31 @@ def compensate(
     """Alter `pruned`, which prune_network made from `network` by `plan`, in place; the rest as in prune_and_compensate."""
     import pandas as pd
 
-    network = copy.deepcopy(network).eval()
-    pruned.eval()
-    removed = _removed(network, plan)
-    rows: list[Row] = []
-    if how in ("channelwise", "full") and removed:
-        readers = find_consumers(network, list(removed), images[:1], coupled=coupled)
-        gone = {layer: found.gone(plan[layer]) for layer, found in readers.items()}
-        cuts = find_cuts(network, pruned, readers, gone, images[:1])
-        rows += [_row(layers=layer, note=found.obstacle) for layer, found in readers.items() if found.obstacle]
-        rows += _treat_all(network, pruned, cuts, images, how, batch_size, ridge, report)
-    if how in ("batch-norm", "channelwise") and removed:
-        names = estimate_batch_norms(network, pruned, images, batch_size)
-        rows += [_row(consumer=name, done="batch-norm", samples=len(images)) for name in names]
+    check_network(network)
+    with undisturbed(network):
+        network, removed = copied(network).eval(), _removed(network, plan)
+        pruned.eval()
+        rows: list[Row] = []
+        if how in ("channelwise", "full") and removed:
+            readers = find_consumers(network, list(removed), images[:1], coupled=coupled)
+            gone = {layer: found.gone(plan[layer]) for layer, found in readers.items()}
+            cuts, left = find_cuts(network, pruned, readers, gone, images[:1])
+            rows += [_row(layers=layer, note=found.obstacle) for layer, found in readers.items() if found.obstacle]
+            rows += [_row(consumer=name, note=why) for name, why in left.items()]
+            rows += _treat_all(network, pruned, cuts, images, how, batch_size, ridge, report)
+        if how in ("batch-norm", "channelwise") and removed:
+            names = estimate_batch_norms(network, pruned, images, batch_size)
+            rows += [_row(consumer=name, done="batch-norm", samples=len(images)) for name in names]
     return pd.DataFrame(rows, columns=list(_row()))
+
+
+def check_compensation(how: str, ridge: float) -> None:
+    """Raise ScapError for an unknown compensation, and for a ridge that is no number above 0."""
+    if how not in COMPENSATIONS:
+        raise ScapError(f"compensate: {how!r} is unknown; choose from {', '.join(COMPENSATIONS)}")
+    check_number(ridge, "ridge", 0, LARGEST_RIDGE)
+    if not ridge:
+        raise ScapError("ridge is 0; it must be above 0")
 
 
 def _row(**values: Any) -> Row:
@@ -212,6 +221,6 @@ def _put(pruned: nn.Module, cut: Cut, fits: list[Fit]) -> str:
     elif cut.norm is not None:
         pruned.get_submodule(cut.norm).get_buffer("running_mean").sub_(bias)
     else:
-        layer.bias = nn.Parameter(bias.to(layer.weight))
+        layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=layer.weight.requires_grad)
         return "a bias was created"
     return ""

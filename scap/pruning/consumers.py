@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from scap.errors import ScapError
+from scap.models.inputs import device_and_precision, fitted
 from scap.pruning.channels.graph import Graph
 from scap.pruning.channels.ledger import Ids
 from scap.pruning.channels.products import layer_of
-from scap.pruning.copies import copied, undisturbed
+from scap.pruning.copies import copied, first_line, undisturbed
 from scap.pruning.unfolding import Layer, groups_of, layer_at, samples, taps_of, weight_matrix
+
+OTHER = "computes something else than weight · inputs + bias"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,30 +73,34 @@ def find_consumers(network: nn.Module, layers: Sequence[str], example: Tensor, *
     for layer in layers:
         if not isinstance(dict(traced.named_modules()).get(layer), kinds):
             raise ScapError(f"layer {layer!r} is no convolution of the network; scap.prunable_layers lists them")
+    example = fitted(example[:1], *device_and_precision(traced))
     with undisturbed(traced):
         graph = Graph(traced, example, training=False, coupled=coupled)
         reads = {layer: _reads(graph, layer) for layer in layers}
-    sound = {layer: each for layer, each in reads.items() if each.obstacle is None}
-    obstacles = _contradictions(traced, sound, example[:1])
+        sound = {layer: each for layer, each in reads.items() if each.obstacle is None}
+        obstacles = _contradictions(traced, sound, example)
     return {layer: _readers(traced, each, each.obstacle or obstacles.get(layer)) for layer, each in reads.items()}
 
 
 def slopes(network: nn.Module, norm: str | None, outputs: int) -> Tensor:
-    """(O,) |γ| / √(σ² + ε) of the batch norm that follows a layer; ones where none does."""
-    parameter = next(network.parameters())
-    slope = torch.ones(outputs, dtype=torch.float64, device=parameter.device)
+    """(O,) |γ| / √(σ² + ε) of the batch norm that follows a layer; ones where none does. ScapError where it is not finite."""
+    slope = torch.ones(outputs, dtype=torch.float64, device=device_and_precision(network)[0])
     if norm is None:
         return slope
     module: Any = network.get_submodule(norm)
     if module.weight is not None:
         slope = module.weight.detach().double().abs()
-    return slope / (module.running_var.double() + module.eps).sqrt()
+    slope = slope / (module.running_var.double() + module.eps).sqrt()
+    if not slope.isfinite().all():
+        raise ScapError(f"batch norm {norm!r} has weights or variances that are not finite: the network has diverged")
+    return slope
 
 
 def _reads(graph: Graph, layer: str) -> _Reads:
     """What the graph says; the one place that knows it."""
     if layer not in graph.used:
-        return _Reads(np.arange(0), obstacle="it is not used when the network runs")
+        module: Any = graph.network.get_submodule(layer)
+        return _Reads(np.arange(len(module.weight)), obstacle="it is not used when the network runs")
     own = graph.groups.of(graph.rows(layer).ids)
     found = _Reads(graph.units(layer))
     channels: dict[int, list[int]] = defaultdict(list)
@@ -110,6 +117,8 @@ def _reads(graph: Graph, layer: str) -> _Reads:
             module = graph.network.get_submodule(name)
             if not isinstance(module, nn.Conv2d | nn.Linear):
                 found.obstacle = found.obstacle or f"{name!r} reads it, a {type(module).__name__}"
+            elif words := _shared(graph.network, name):
+                found.obstacle = found.obstacle or words
             elif any(len(read) > 1 for read in readers.values()):
                 found.obstacle = found.obstacle or f"{name!r} reads several of its channels in one"
             else:
@@ -118,6 +127,14 @@ def _reads(graph: Graph, layer: str) -> _Reads:
     if not found.inputs and found.obstacle is None:
         found.obstacle = "no layer reads its channels"
     return found
+
+
+def _shared(network: nn.Module, name: str) -> str | None:
+    """Whose weight or bias a layer's own is, too: what is changed for the one would change for the other."""
+    own = {id(parameter) for parameter in network.get_submodule(name).parameters(recurse=False)}
+    named = network.named_parameters(remove_duplicate=False)
+    others = [path for path, parameter in named if id(parameter) in own and path.rpartition(".")[0] != name]
+    return f"{name!r}, which reads it, shares {others[0]!r}" if others else None
 
 
 def _readers(network: nn.Module, reads: _Reads, obstacle: str | None) -> Readers:
@@ -168,14 +185,20 @@ def _contradictions(network: nn.Module, reads: dict[str, _Reads], image: Tensor)
     return found[0] | found[1] or dict.fromkeys(layers, obstacle)
 
 
-@torch.no_grad()
 def _probe(network: nn.Module, reads: dict[str, _Reads], image: Tensor) -> str | None:
     """What is wrong with the graph's word, or None.
 
     In every run half of each layer's channels are changed, so that any two differ in some run, both ways round, and what
     their readers give is held fixed: only inputs that are said to read a changed channel may differ.
     """
-    image = image.to(next(network.parameters()))
+    try:
+        return _contradiction(network, reads, image)
+    except Exception as error:  # the user's forward and the layers that it calls may raise anything
+        readers = ", ".join(sorted({repr(name) for each in reads.values() for name in each.inputs}))
+        return f"{readers}, which read it, cannot be followed: {first_line(error)}"
+
+
+def _contradiction(network: nn.Module, reads: dict[str, _Reads], image: Tensor) -> str | None:
     runs = max(1, max(int(each.units.max()) for each in reads.values()).bit_length())
     kept: dict[str, tuple[Tensor, Tensor]] = {}  # what each reader reads and gives when nothing is changed
     calls: Counter[str] = Counter()
@@ -197,7 +220,7 @@ def _probe(network: nn.Module, reads: dict[str, _Reads], image: Tensor) -> str |
     with _hooked(network, {name: hold(name) for name in readers}):
         before = tree_leaves(network(image))
         if wrong := next((name for name in readers if calls[name] != 1), None):
-            return f"{wrong!r}, which reads it, runs more than once"
+            return f"{wrong!r}, which reads it, {'runs more than once' if calls[wrong] else 'is not called as a module'}"
         for name in readers:
             if obstacle := _other_than_its_weight(layer_at(network, name), *kept[name]):
                 return f"{name!r}, which reads it, {obstacle}"
@@ -251,11 +274,15 @@ def _differs(old: Tensor, new: Tensor) -> Tensor:
 def _other_than_its_weight(module: Layer, inputs: Tensor, outputs: Tensor) -> str | None:
     if "weight" not in dict(module.named_parameters(recurse=False)):
         return "has a weight that is computed from others: take the parametrisation or weight norm off first"
+    if not (inputs.isfinite().all() and outputs.isfinite().all()):
+        return "reads or gives NaN or infinity: the network has diverged"
     unfolded, wanted = samples(module, inputs, outputs)
+    if len(unfolded) != len(wanted):
+        return OTHER
     parts = unfolded.double().chunk(groups_of(module), 1)
     found = torch.cat([part @ weight_matrix(module, group).T for group, part in enumerate(parts)], 1)
     if module.bias is not None:
         found = found + module.bias.double()
     tolerance = 1e-4 if module.weight.dtype in (torch.float32, torch.float64) else 3e-2
     close = (found - wanted).abs().max() <= tolerance * (1e-6 + wanted.abs().max())
-    return None if close else "computes something else than weight · inputs + bias"
+    return None if close else OTHER

@@ -3,7 +3,8 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from scap.models.inputs import Example, described, device_and_precision, first_t
 
 CHEAP_PARAMETERS, CHEAP_INPUTS = 30_000_000, 1_000_000  # up to here float64 costs little memory and time
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+ROUNDING = (
+    "cudnn.conv",
+    "cudnn.rnn",
+    "cuda.matmul",
+    "mkldnn.conv",
+    "mkldnn.rnn",
+    "mkldnn.matmul",
+)  # may drop digits
 STATISTICS = {"weight": (0.5, 1.5), "running_var": (0.5, 1.5), "bias": (-0.5, 0.5), "running_mean": (-0.5, 0.5)}
 
 
@@ -32,7 +41,7 @@ def check_network(network: nn.Module) -> None:
 
 @contextmanager
 def undisturbed(network: nn.Module) -> Iterator[None]:
-    """Without gradients, inference mode, autocast and attention's fused path; the random streams are put back afterwards."""
+    """No gradients, inference mode, autocast, TF32 nor attention's fused path; the random streams are put back afterwards."""
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     kinds = {"cpu", *(tensor.device.type for tensor in network.parameters())} - {"meta"}
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -42,10 +51,35 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         for kind in kinds:
             stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_all_digits())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
         torch.manual_seed(0)
         yield
+
+
+@contextmanager
+def _all_digits() -> Iterator[None]:
+    """Products of float32 in all digits, whatever the caller has set. PyTorch has old and new switches; both are put back."""
+    backends = [attrgetter(name)(torch.backends) for name in ROUNDING]
+    new, old = [backend.fp32_precision for backend in backends], dict[str, Any]()
+    with suppress(RuntimeError):  # old switches cannot be read where they contradict new ones
+        old["convolutions"] = torch.backends.cudnn.allow_tf32
+    with suppress(RuntimeError):
+        old["products"] = torch.get_float32_matmul_precision()
+    try:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        if "convolutions" in old:
+            torch.backends.cudnn.allow_tf32 = old["convolutions"]
+        if "products" in old:
+            torch.set_float32_matmul_precision(old["products"])
+        for backend, value in zip(backends, new, strict=True):
+            backend.fp32_precision = value
 
 
 def copied(network: nn.Module) -> nn.Module:

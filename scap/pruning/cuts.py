@@ -25,16 +25,32 @@ class Cut:
 
 def find_cuts(
     network: nn.Module, pruned: nn.Module, readers: dict[str, Readers], removed: dict[str, set[int]], image: Tensor
-) -> list[Cut]:
-    """The cuts in the order in which the layers run; `removed`: layer -> channels that are gone."""
+) -> tuple[list[Cut], dict[str, str]]:
+    """The cuts in the order in which the layers run, and consumers that must stay as they are: why.
+
+    `removed`: layer -> channels that are gone. Raises ScapError where `pruned` is not what the plan makes of `network`.
+    """
     names = {consumer.name for found in readers.values() for consumer in found.consumers}
     order: list[str] = []
     if names:
         stream(network, image, names, lambda name, *_: order.append(name), 1)
-    return [_cut(network, pruned, name, readers, removed) for name in order]
+    untold = [layer for layer, found in readers.items() if found.obstacle]
+    cuts, left = [], {}
+    for name in order:
+        cut = _cut(network, name, readers, removed)
+        if _fits(layer_at(pruned, name), cut.targets):
+            cuts.append(cut)
+        elif untold:
+            left[name] = f"it reads channels of {', '.join(map(repr, untold))}, too, whose readers cannot be told"
+        else:
+            raise ScapError(
+                f"layer {name!r} of the pruned network does not hold the weights that the plan keeps; "
+                "pass the network that prune_network has just made from this network by this plan"
+            )
+    return cuts, left
 
 
-def _cut(network: nn.Module, pruned: nn.Module, name: str, readers: dict[str, Readers], removed: dict[str, set[int]]) -> Cut:
+def _cut(network: nn.Module, name: str, readers: dict[str, Readers], removed: dict[str, set[int]]) -> Cut:
     layer = layer_at(network, name)
     found = [(by, consumer) for by in readers for consumer in readers[by].consumers if consumer.name == name]
     outputs = _outputs_kept(name, len(layer.weight), readers, removed)
@@ -48,7 +64,6 @@ def _cut(network: nn.Module, pruned: nn.Module, name: str, readers: dict[str, Re
         kept, old, new = _columns(layer, matrix.shape[1], consumers)
         stay = rows[torch.isin(rows, outputs)]
         targets.append(Target(matrix[stay - rows[0]], bias[stay], kept, old, new, scale[stay]))
-    _check(layer_at(pruned, name), name, targets)
     layers = list(dict.fromkeys(by for by, consumer in found if removed[by] & set(consumer.channels.tolist())))
     return Cut(name, layers, norm, targets, outputs)
 
@@ -72,11 +87,8 @@ def _columns(layer: Layer, width: int, consumers: list[tuple[Consumer, set[int]]
     return stays.nonzero().flatten(), old, new
 
 
-def _check(layer: Layer, name: str, targets: list[Target]) -> None:
+def _fits(layer: Layer, targets: list[Target]) -> bool:
+    """Whether a layer of the pruned network holds the weights that stay."""
     expected = torch.cat([target.weights[:, target.kept] for target in targets])
     weights = layer.weight.detach().double().flatten(1)
-    if weights.shape != expected.shape or not torch.equal(weights, expected):
-        raise ScapError(
-            f"layer {name!r} of the pruned network does not hold the weights that the plan keeps; "
-            "pass the network that prune_network has just made from this network by this plan"
-        )
+    return weights.shape == expected.shape and torch.equal(weights, expected)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scap.errors import ScapError
+from scap.models.inputs import device_and_precision, fitted
 
 CANCELS = 300  # square of the largest mean over the mean variance from which float32 keeps too few digits of the variance
 Receive = Callable[[str, Tensor, Tensor, int], None]  # layer, inputs, outputs, number of the first image
@@ -20,8 +21,8 @@ class _Enough(Exception):
 def check_images(images: Tensor, batch_size: int) -> None:
     """Raise ScapError unless `images` are finite, (N, channels, H, W), and two at least."""
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) < 2:
-        shape = tuple(getattr(images, "shape", ()))
-        raise ScapError(f"images: a tensor (N, channels, H, W) of at least 2 calibration images is needed, not {shape}")
+        given = tuple(images.shape) if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise ScapError(f"images: a tensor (N, channels, H, W) of at least 2 calibration images is needed, not {given}")
     if batch_size < 1:
         raise ScapError(f"batch_size is {batch_size}; give at least 1")
     if not images.isfinite().all():
@@ -46,13 +47,13 @@ def stream(network: nn.Module, images: Tensor, layers: Collection[str], receive:
 
         return read
 
-    parameter = next(network.parameters())
+    own = device_and_precision(network)
     handles = [network.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in layers]
     try:
         for start in range(0, len(images), batch_size):
             waiting.update(layers)
             with suppress(_Enough):
-                network(images[start : start + batch_size].to(parameter))
+                network(fitted(images[start : start + batch_size], *own))
     finally:
         for handle in handles:
             handle.remove()

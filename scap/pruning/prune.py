@@ -1,13 +1,18 @@
 """Pruning in one call: the cut, and what the next layers are told about it."""
 
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from scap.pruning.compensation import prune_and_compensate
+from scap.models.inputs import gathered
+from scap.pruning.compensation import check_compensation, prune_and_compensate
 from scap.pruning.least_squares import RIDGE
 from scap.pruning.plans import Plan
 from scap.pruning.surgery import prune_network as cut
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def prune_network(
@@ -21,7 +26,7 @@ def prune_network(
         network: Any module; it is not altered.
         plan: Layer (module path) -> the output channels that it keeps, increasing. From `plan_at`, or written by hand.
         images: Inputs (N, channels, H, W) on the network's device, normalised as in training. One is enough for the cut;
-            compensation wants 512 or more.
+            compensation wants 512 or more; a DataLoader is read once, whole.
         compensate: How the next layers make up for what went, without training: `none`; `batch-norm` estimates the
             statistics of batch norms again; `channelwise` lets the channels that stay replace the others; `full` solves
             for the next layers' weights (equations 17 to 20).
@@ -32,7 +37,8 @@ def prune_network(
             at once (in groups of a grouped convolution), those stay that go together with one that is kept.
 
     Returns:
-        The pruned network. A plan that keeps all channels gives bit-equal outputs.
+        The pruned network; where it is compensated in evaluation mode, and what could not be compensated is a warning, with
+        the reasons. A plan that keeps all channels gives bit-equal outputs.
 
     Raises:
         ScapError: For a layer that does not exist or cannot be pruned (alone, unless `coupled`), for a plan that empties one
@@ -46,6 +52,17 @@ def prune_network(
         >>> smaller[0].out_channels, smaller[2].in_channels
         (3, 3)
     """
+    check_compensation(compensate, ridge)
+    images = gathered(images)
     if compensate == "none":
         return cut(network, plan, images, coupled=coupled)
-    return prune_and_compensate(network, plan, images, how=compensate, ridge=ridge, coupled=coupled)[0]
+    pruned, done = prune_and_compensate(network, plan, images, how=compensate, ridge=ridge, coupled=coupled)
+    _warn(done[done["done"] == "none"])
+    return pruned
+
+
+def _warn(undone: "pd.DataFrame") -> None:
+    if len(undone):
+        reasons = [f"{row.consumer or row.layers!r}: {row.note}" for row in undone.itertuples()]
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        warnings.warn(f"not compensated: {'; '.join(reasons[:3])}{more}", stacklevel=3)

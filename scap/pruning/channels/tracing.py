@@ -1,5 +1,6 @@
 """Runs a network once and follows its channels through every operation."""
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ class Tracing(TorchDispatchMode):
         self.shadow = Shadow(named, ledger)
         self.used: set[str] = set()  # layers whose weights were read as they are
         self._outputs: dict[int, tuple[StorageWeakRef, str]] = {}  # memory of a layer's outputs -> the layer
-        self._readers: dict[str, list[str]] = {}  # layer -> batch norms ("" for other operations) that read its outputs
+        self._readers: dict[str, list[str]] = {}  # layer -> batch norms ("" for all else) that read its outputs
+        self._runs: Counter[str] = Counter()  # batch norm -> how often it runs
         self.computed: dict[str, str] = {}  # modules whose convolution has a computed weight, and the remedy
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -66,15 +68,19 @@ class Tracing(TorchDispatchMode):
 
     def _read(self, call: Call) -> None:
         """Who reads the outputs of layers."""
+        norm = self.modules.innermost if BATCH_NORM.fullmatch(call.name) else ""
+        self._runs[norm] += 1
         for tensor in call.tensors():
-            if found := self._outputs.get(tensor.untyped_storage()._cdata):
-                norm = self.modules.innermost if BATCH_NORM.fullmatch(call.name) else ""
-                self._readers.setdefault(found[1], []).append(norm)
+            self._reads(tensor, norm)
+
+    def _reads(self, tensor: Tensor, norm: str) -> None:
+        if found := self._outputs.get(tensor.untyped_storage()._cdata):
+            self._readers.setdefault(found[1], []).append(norm)
 
     @property
     def norms(self) -> dict[str, str]:
-        """Layer -> the batch norm that alone reads its outputs, where it normalises by statistics of its own."""
-        alone = {layer: readers[0] for layer, readers in self._readers.items() if len(readers) == 1}
+        """Layer -> the batch norm that alone reads its outputs, and reads nothing else, where it has statistics of its own."""
+        alone = {layer: readers[0] for layer, readers in self._readers.items() if len(readers) == self._runs[readers[0]] == 1}
         modules = {layer: self.modules.modules[norm] for layer, norm in alone.items()}
         kinds = {layer for layer, module in modules.items() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)}
         return {layer: norm for layer, norm in alone.items() if layer in kinds and modules[layer].running_mean is not None}
@@ -93,6 +99,7 @@ class Tracing(TorchDispatchMode):
         with self.modules.watched(), self:
             outputs = run(network, example)
         for path, tensor in tensors_of(outputs):
+            self._reads(tensor, "")
             self._ends(path, tensor)
 
     def _ends(self, path: str, tensor: Tensor) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from wired import Wired
 
 from scap.errors import ScapError
 from scap.models.build import build_network
@@ -226,6 +227,36 @@ def test_constants_find_a_place(bias, norm):
     assert set(pruned.state_dict()) - set(network.state_dict()) == (set() if bias or norm else {"second.bias"})
 
 
+@pytest.mark.parametrize(
+    "wire",
+    [
+        lambda n, x: n.n(n.c(n.a(x).relu())) + n.n(n.b(x)),
+        lambda n, x: (n.n(y := n.c(n.a(x).relu())), y),
+    ],
+)
+def test_a_constant_leaves_alone_what_does_not_read_the_cut(wire):
+    """It goes into a new bias where the batch norm also serves others."""
+    layers = {"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(3, 5, 3), "c": nn.Conv2d(4, 5, 1, bias=False), "n": nn.BatchNorm2d(5)}
+    torch.manual_seed(0)
+    network, images = Wired(wire, **layers).double().eval(), images_for()
+    with torch.no_grad():
+        network.a.weight[3], network.a.bias[3] = 0, 3  # worth a constant
+    pruned, table = prune_and_compensate(network, {"a": [0, 1, 2]}, images)
+    before, after = network(images), pruned(images)
+    assert table["note"].tolist() == ["a bias was created"]
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
+    assert torch.equal(pruned.n.running_mean, network.n.running_mean)
+
+
+def test_a_new_bias_is_as_frozen_as_its_weight():
+    network, images = chain(bias=False, norm=False)
+    with torch.inference_mode():
+        pruned = prune_and_compensate(network.requires_grad_(False), {"first": [0, 1, 2]}, images)[0]
+    assert not pruned.second.bias.requires_grad
+    assert not pruned.second.bias.is_inference()
+    assert prune_and_compensate(network.requires_grad_(True), {"first": [0, 1, 2]}, images)[0].second.bias.requires_grad
+
+
 def test_full_is_at_least_as_good_as_channelwise_and_both_help():
     network, images = chain(channels=12)
     plan = {"first": [0, 2, 3, 7], "second": [0, 1, 4]}
@@ -259,6 +290,14 @@ def test_batch_norm_estimates_what_changed_only():
     torch.testing.assert_close(norm.running_mean, inputs[0].mean((0, 2, 3)), rtol=0.05, atol=0.05)
     assert norm.momentum == network.layer2[0].bn2.momentum
     assert not any(module.training for module in pruned.modules())
+
+
+def test_a_batch_norm_that_runs_twice_is_estimated_where_one_of_its_inputs_changed():
+    """And however its input is handed over."""
+    layers = {"a": nn.Conv2d(3, 5, 3), "b": nn.Conv2d(3, 4, 3), "c": nn.Conv2d(5, 4, 1), "n": nn.BatchNorm2d(4)}
+    network, images = Wired(lambda n, x: n.n(input=n.c(n.a(x).relu())) + n.n(n.b(x)), **layers).eval(), images_for().float()
+    _, table = prune_and_compensate(network, {"a": [0, 1]}, images, "batch-norm")
+    assert table["consumer"].tolist() == ["n"]
 
 
 def test_depthwise_layers_pass_channels_on():
@@ -307,6 +346,51 @@ def test_what_cannot_be_compensated_is_said():
     assert table["layers"].tolist() == ["low", "plain"]
     assert table["note"].tolist() == ["'up' reads it, a ConvTranspose2d", ""]
     assert (pruned(images) - network(images)).abs().max() > 0
+
+
+def test_a_reader_of_two_producers_stays_where_one_of_them_cannot_be_followed():
+    layers = {"a": nn.Conv2d(3, 6, 3), "b": nn.Conv2d(3, 5, 3), "c": nn.Conv2d(11, 4, 1), "d": nn.ConvTranspose2d(5, 3, 2, 2)}
+    torch.manual_seed(0)
+    network = Wired(lambda n, x: (n.c(torch.cat([y := n.b(x).relu(), n.a(x).relu()], 1)), n.d(y)), **layers).eval()
+    images = images_for().float()
+    _, table = prune_and_compensate(network, {"a": [0, 1], "b": [0, 1]}, images)
+    notes = ["'d' reads it, a ConvTranspose2d", "it reads channels of 'b', too, whose readers cannot be told"]
+    assert table[["done", "note"]].values.tolist() == [["none", note] for note in notes]
+    _, table = prune_and_compensate(network, {"a": [0, 1]}, images)  # nothing of `b` is gone
+    assert table[["consumer", "done"]].values.tolist() == [["c", "full"]]
+
+
+class Auxiliary(nn.Module):
+    """A second head that only training runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)
+        self.aside, self.second = nn.Conv2d(6, 5, 1), nn.Conv2d(5, 2, 1)
+
+    def forward(self, images):
+        read = self.a(images).relu()
+        return (self.head(read), self.second(self.aside(read))) if self.training else self.head(read)
+
+
+@pytest.mark.parametrize("how", HELPING)
+def test_layers_that_only_training_runs_are_cut_plainly(how):
+    torch.manual_seed(0)
+    pruned, table = prune_and_compensate(Auxiliary(), {"a": [0, 2, 5], "aside": [1]}, images_for().float(), how)
+    assert pruned.second.in_channels == 1
+    assert pruned.train()(images_for().float())[1].shape[1] == 2
+    if how != "batch-norm":
+        assert "it is not used when the network runs" in table["note"].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("how", HELPING)
+def test_images_are_given_in_the_precision_of_the_network(how, dtype):
+    network, images = chain()
+    network.register_parameter("number", nn.Parameter(torch.ones(1, dtype=torch.int64), requires_grad=False))
+    pruned, table = prune_and_compensate(network.to(dtype), {"first": [0, 1, 2]}, images.float(), how)
+    assert pruned.second.weight.dtype == dtype
+    assert how in table["done"].tolist()
 
 
 def test_too_few_images_and_too_many_inputs_are_said(monkeypatch):
@@ -375,10 +459,10 @@ def test_a_larger_ridge_keeps_the_weights_smaller(how):
     assert norms[0] > 1.01 * norms[1] > 1.01**2 * norms[2]
 
 
-@pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), float("inf"), 1e300, 10**400, True, "0.1", None, [0.1], 1j])
 def test_a_ridge_that_is_none_is_refused(ridge):
     network, images = chain()
-    with pytest.raises(ScapError, match="compensate: ridge is"):
+    with pytest.raises(ScapError, match="ridge is"):
         prune_and_compensate(network, {"first": [0, 3]}, images, ridge=ridge)
 
 

@@ -62,15 +62,6 @@ def test_a_channel_that_is_read_twice_has_both_columns():
     assert consumers == [("c", 0, [0, 1], [[0, 2], [1, 3]], None)] or readers.obstacle
 
 
-def test_a_batch_norm_that_is_not_alone_takes_no_constant():
-    def both(n, x):
-        hidden = n.c(n.a(x))
-        return n.n(hidden) + hidden
-
-    network = Wired(both, a=nn.Conv2d(3, 2, 1), c=nn.Conv2d(2, 3, 1), n=nn.BatchNorm2d(3))
-    assert found(network)[1][0][-1] is None
-
-
 class Standardised(nn.Conv2d):
     def forward(self, input):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -110,6 +101,81 @@ def test_what_cannot_be_told_is_an_obstacle_in_words(kind):
     readers, consumers = found(network)
     assert consumers == []
     assert message in readers.obstacle
+
+
+def shared(*names):
+    """Two layers behind two others that are one parameter."""
+    first, second = nn.Conv2d(4, 5, 1), nn.Conv2d(4, 5, 1)
+    for name in names:
+        setattr(second, name, getattr(first, name))
+    return after(lambda n, x: n.c(n.a(x)) + n.d(n.b(x)), first, b=nn.Conv2d(3, 4, 1), d=second)
+
+
+class Padding(nn.Conv2d):
+    """Pads by itself, as PyTorch Image Models' convolutions of TensorFlow do."""
+
+    def forward(self, images):
+        return functional.conv2d(functional.pad(images, [0, 1, 0, 1]), self.weight, self.bias, self.stride)
+
+
+class Wrapping(nn.Conv2d):
+    """Gives a tuple."""
+
+    def forward(self, images):
+        return (super().forward(images),)
+
+
+class Naming(nn.Conv2d):
+    """Names its input in another way."""
+
+    def forward(self, data):
+        return super().forward(data)
+
+
+def diverged():
+    layer = nn.Conv2d(4, 5, 1)
+    layer.weight.data[0] = torch.nan
+    return layer
+
+
+READERS = {
+    "a weight of two layers": (shared("weight"), "'c', which reads it, shares 'd.weight'"),
+    "a bias of two layers": (shared("bias"), "'c', which reads it, shares 'd.bias'"),
+    "padding of its own": (after(lambda n, x: n.c(n.a(x)), Padding(4, 5, 3, 2)), "computes something else than weight"),
+    "a tuple": (after(lambda n, x: n.c(n.a(x))[0], Wrapping(4, 5, 1)), "'c', which read it, cannot be followed"),
+    "another name": (after(lambda n, x: n.c(data=n.a(x)), Naming(4, 5, 1)), "'c', which read it, cannot be followed"),
+    "an image alone": (after(lambda n, x: n.c(n.a(x)[0])), "'c', which read it, cannot be followed"),
+    "its weight alone": (
+        after(lambda n, x: functional.conv2d(n.a(x), n.c.weight)),
+        "'c', which reads it, is not called as a module",
+    ),
+    "NaN": (after(lambda n, x: n.c(n.a(x)), diverged()), "'c', which reads it, reads or gives NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_reader_that_cannot_be_treated_is_an_obstacle_in_words(kind):
+    network, message = READERS[kind]
+    readers, consumers = found(network)
+    assert consumers == []
+    assert message in readers.obstacle
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        lambda n, x: n.n(n.c(n.a(x))) + n.n(n.b(x)),  # it normalises another layer, too
+        lambda n, x: (n.n(y := n.c(n.a(x))), y),  # what it normalises is an output, too
+        lambda n, x: (n.n(y := n.c(n.a(x))), {"raw": [y[:, :2]]}),
+        lambda n, x: n.n(y := n.c(n.a(x))) + y,
+    ],
+)
+def test_a_batch_norm_that_others_see_takes_no_constant_up(wire):
+    layers = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 5, 1), "c": nn.Conv2d(4, 5, 1, bias=False), "n": nn.BatchNorm2d(5)}
+    ((*_, norm),) = found(Wired(wire, **layers))[1]
+    assert norm is None
+    ((*_, norm),) = found(Wired(lambda n, x: n.n(n.c(n.a(x))), **layers))[1]
+    assert norm == "n"
 
 
 def claimed(monkeypatch, channels, **inputs):
@@ -192,6 +258,14 @@ def test_slopes_are_those_of_the_batch_norm():
     torch.testing.assert_close(slopes(network, "n", 2), torch.tensor([4 / 3, 36 / 8]).double().sqrt(), rtol=1e-4, atol=0)
     torch.testing.assert_close(slopes(network, "free", 2), torch.ones(2).double(), rtol=1e-4, atol=0)
     assert slopes(network, None, 2).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("key", ["weight", "running_var"])
+def test_a_batch_norm_that_has_diverged_is_named(key):
+    network = nn.ModuleDict({"n": nn.BatchNorm2d(2)})
+    getattr(network["n"], key).data[1] = torch.nan
+    with pytest.raises(ScapError, match="batch norm 'n' has weights or variances that are not finite"):
+        slopes(network, "n", 2)
 
 
 def test_an_unknown_layer_is_named():

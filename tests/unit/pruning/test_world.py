@@ -1,6 +1,8 @@
 """The caller's world: modes, precisions, wrappers, hooks, inputs; plans of any type; every mistake one line."""
 
 from collections import namedtuple
+from contextlib import contextmanager
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -38,6 +40,71 @@ def test_the_world_around_a_call_changes_nothing(world, images):
         pruned = prune_network(network, PLAN, images)
     assert all(torch.equal(a, b) for a, b in zip(pruned.state_dict().values(), expected.state_dict().values(), strict=True))
     pruned(images).sum().backward()  # no tensor of inference mode
+
+
+CRITERION = scap.CriterionSettings(terms={"conditional": 1})
+
+
+def rounded(name, value):
+    """A world in which PyTorch may drop digits of float32, by its new switches."""
+
+    @contextmanager
+    def world():
+        backend = attrgetter(name)(torch.backends)
+        before = backend.fp32_precision
+        backend.fp32_precision = value
+        try:
+            yield
+            assert backend.fp32_precision == value  # as the caller left it
+        finally:
+            backend.fp32_precision = before
+
+    return world
+
+
+@contextmanager
+def old_switches():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+WORLDS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu"),
+    "old switches": old_switches,
+    "matrix products": rounded("mkldnn.matmul", "bf16"),
+    "convolutions": rounded("mkldnn.conv", "bf16"),
+    "convolutions on GPUs": rounded("cudnn.conv", "tf32"),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("compensate", ["batch-norm", "channelwise", "full"])
+def test_scores_and_compensation_are_those_of_any_world(name, compensate):
+    torch.manual_seed(1)
+    network, images = small(), torch.randn(64, 3, 8, 8)
+
+    def both():
+        scores = scap.score_network(network, images, criterion=CRITERION)
+        return scores["score"].tolist(), scap.prune_network(network, PLAN, images, compensate=compensate).state_dict()
+
+    scores, weights = both()
+    with WORLDS[name]():
+        found, pruned = both()
+    assert found == scores
+    assert all(torch.equal(pruned[key], value) and not pruned[key].is_inference() for key, value in weights.items())
+
+
+def test_what_is_not_compensated_is_a_warning(images):
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 4, 3))
+    with pytest.warns(UserWarning, match="not compensated: '0': '2' reads it, a ConvTranspose2d") as warned:
+        scap.prune_network(network, PLAN, images, compensate="full")
+    assert warned[0].filename == __file__
 
 
 def test_random_streams_and_fast_paths_are_left_alone(images):
