@@ -1,7 +1,8 @@
 """What ranking by conditional fidelity and compensation cost, and how that grows with the channels.
 
 Growth: a convolution of K channels read by a 3x3 convolution of K channels on 4x4 maps, from images to scores, and the
-compensation of half its channels. Whole network: VGG16, every layer, beside one epoch of its training in the same run.
+compensation of half its channels. Whole networks: VGG16 and ResNet-56, every layer, beside one epoch of their training in
+the same run. `--only` measures some of the three.
 Times are CPU seconds of the process, so that other work on the machine counts as little as it can.
 """
 
@@ -19,11 +20,14 @@ from torch.nn import functional
 from benchmarks.common import Row, calibration, parse, peak_memory, say, write_table
 from scap.criterion.conditional import conditional_scores
 from scap.criterion.forms import FORMS
+from scap.models.build import build_network
 from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.surgery import prunable_layers
 
 EPOCH_IMAGES, BATCH, STEPS = 50_000, 128, 4
-LIMITS = {"channelwise": 2048, "spectral": 1024, "taps": 512, "full": 1024}  # channels beyond which a task takes minutes
+LIMITS = {"channelwise": 2048, "spectral": 512, "taps": 512, "full": 1024}  # channels beyond which a task takes minutes
+NOTE = "one pair of layers on 4x4 maps; exponent: of the CPU seconds over K, from the size before"
+PARTS = ("vgg16", "resnet56", "growth")
 SHARE = {"half width": 0.5, "0.38 of the width": 0.38}
 
 
@@ -49,10 +53,10 @@ def prepare(task: str, channels: int, images: int) -> Callable[[], Any]:
     return lambda: conditional_scores(network, data, ["0"], form=task)
 
 
-def growth(sizes: list[int], images: int) -> list[Row]:
-    """CPU seconds and peak memory of each task over K."""
-    rows: list[Row] = []
-    for task in (*FORMS, "full"):
+def growth(sizes: list[int], options: argparse.Namespace) -> None:
+    """CPU seconds and peak memory of each task over K; a row is written as soon as it is measured."""
+    rows, images = list[Row](), options.images
+    for task in ("channelwise", "full", "taps", "spectral"):
         prepare(task, 8, 16)()  # what torch loads on first use
         for channels in (size for size in sizes if size <= LIMITS[task]):
             say(f"{task}: K = {channels}")
@@ -61,7 +65,7 @@ def growth(sizes: list[int], images: int) -> list[Row]:
             before = rows[-1] if rows and rows[-1]["task"] == task else None
             row = {"task": task, "K": channels, "N": images, "CPU s": seconds, "peak MB": peak / 1e6}
             rows.append(row | {"exponent": slope(before, row)})
-    return rows
+            write_table("conditional_growth", rows, options, NOTE)
 
 
 def slope(before: Row | None, row: Row) -> float:
@@ -109,14 +113,26 @@ def whole_network(network: nn.Module, images: Tensor) -> list[Row]:
     return [row | {"% of an epoch": 100 * row["CPU s"] / epoch} for row in rows]
 
 
+def some(parser: argparse.ArgumentParser) -> None:
+    """The argument of this benchmark alone."""
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="default: all")
+
+
 def main(options: argparse.Namespace) -> None:
-    """Both tables."""
+    """All tables, each as soon as it is measured."""
     network, images, _, sentence = calibration(options)
-    write_table("conditional_network", whole_network(network, images), options, sentence)
+    if "vgg16" in options.only:
+        write_table("conditional_network", whole_network(network, images), options, sentence)
+    if "resnet56" in options.only:
+        torch.manual_seed(0)
+        network = build_network("resnet20" if options.quick else "resnet56").eval()
+        note = f"ResNet-56, inner convolutions of its blocks, random weights; {len(images)} images"
+        write_table("conditional_resnet56", whole_network(network, images), options, note)
+    if "growth" not in options.only:
+        return
     sizes = [8, 16] if options.quick else [64, 128, 256, 512, 1024, 2048]
-    note = "one pair of layers on 4x4 maps; exponent: of the CPU seconds over K, from the size before"
-    write_table("conditional_growth", growth(sizes, options.images), options, note)
+    growth(sizes, options)
 
 
 if __name__ == "__main__":
-    main(parse(__doc__))
+    main(parse(__doc__, extra=some))
