@@ -43,6 +43,8 @@ RECIPES: dict[str, dict] = {
     "short, turns of 0.03": {**SHORT, "muon": 0.03},
     "short, 28 pixels": {**SHORT, "small_images": [16, 16, 28]},
     "fast, 28 pixels": {**FAST, "small_images": [16, 16, 16, 28, 28, 28]},
+    "fast, 6 epochs": {**FAST, "epochs": 6, "small_images": [16, 16, 24, 24]},
+    "fast, 7 epochs": {**FAST, "epochs": 7, "small_images": [16, 16, 16, 24, 24, 24]},
     "plain": PLAIN,
     "plain, 12 epochs": {**PLAIN, "epochs": 12},
 }

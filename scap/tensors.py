@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scap.errors import ScapError
-from scap.reading import DIGEST, header_bytes
+from scap.reading import DIGEST, finite, header_bytes
 from scap.writing import WholeFile
 
 FLOATS = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
@@ -96,7 +96,7 @@ class TensorFile(WholeFile):
     def append(self, name: str, values: Tensor) -> None:
         """Write the next entries of tensor `name`; ScapError where they are not finite in this dtype or the disk is full."""
         stored = values.detach().to(self.dtype)
-        if not stored.isfinite().all():
+        if not finite(stored):
             raise ScapError(self._not_finite(name, values))
         data = _bytes(stored.cpu().contiguous())
         if self.position[name] + len(data) > self.ends[name]:

@@ -136,27 +136,23 @@ class PowerBlock:
 
     def __init__(self, spectra: Spectra) -> None:
         layout = spectra.layout
-        self.real, self.frequencies = layout.real, layout.frequencies
-        self.x_power, self.x_re, self.x_im = _power_parts(spectra.inputs, layout)
-        self.y_power, self.y_re, self.y_im = _power_parts(spectra.outputs, layout)
+        self.real, self.frequencies, self.copies = layout.real, layout.frequencies, spectra.inputs.shape[1]
+        self.x_power, x_re, x_im = _power_parts(spectra.inputs, layout)
+        self.y_power, y_re, y_im = _power_parts(spectra.outputs, layout)
         self.y_odd = spectra.outputs[..., self.real :]  # √2·(Re Ŷ, Im Ŷ)
-        self.copies = spectra.inputs.shape[1]
+        # (Im X̂, −Re X̂) by frequency, (f, 2·n, C): a batched product wants each frequency's matrix in one piece
+        self.x_odd = torch.cat([x_im, -x_re]).permute(2, 0, 1).contiguous()
+        self.norm = self._norm(x_re, x_im, y_re, y_im)  # here, as what is kept between passes need not hold its parts
 
-    @cached_property
-    def x_odd(self) -> Tensor:
-        """(Im X̂, −Re X̂) by frequency, (f, 2·n, C): a batched product wants each frequency's matrix in one piece."""
-        return torch.cat([self.x_im, -self.x_re]).permute(2, 0, 1).contiguous()
-
-    @cached_property
-    def norm(self) -> Tensor:
+    def _norm(self, x_re: Tensor, x_im: Tensor, y_re: Tensor, y_im: Tensor) -> Tensor:
         """‖r(S_k)‖, (n, K): equation 7, from moments over c of X̂ per image and frequency."""
-        weight, b, (x_re, x_im) = self._weight(2.0), self.y_power, (self.x_re, self.x_im)
+        weight, b = self._weight(2.0), self.y_power
         per_image = _over_channels(self.x_power.square()) @ weight.double()
         per_pair = self.copies * (b.square() @ weight)
         cross = 2 * _pairs(b, _over_channels(self.x_power) * weight)
-        odd = _pairs(self.y_re.square(), _over_channels(x_im.square()))
-        odd = odd + _pairs(self.y_im.square(), _over_channels(x_re.square()))
-        odd = odd - 2 * _pairs(self.y_re * self.y_im, _over_channels(x_re * x_im))
+        odd = _pairs(y_re.square(), _over_channels(x_im.square()))
+        odd = odd + _pairs(y_im.square(), _over_channels(x_re.square()))
+        odd = odd - 2 * _pairs(y_re * y_im, _over_channels(x_re * x_im))
         square = per_image[:, None] + (per_pair + cross + 8 * odd)
         return square.clamp_min(0).sqrt().to(b.dtype).clamp_min(EPSILON)
 

@@ -73,12 +73,13 @@ def coordinates(maps: Tensor, layout: Layout) -> Tensor:
     """Orthonormal coordinates of real maps: (..., H, W) -> (..., H·W); ‖coordinates‖ = ‖maps‖ (Parseval)."""
     if layout.domain == "space":
         return maps.flatten(-2)
+    spectrum = torch.view_as_real(torch.fft.rfft2(maps, norm="ortho")).flatten(-3)  # Re, Im of the left half, row by row
     plane = half_plane(layout.height, layout.width).to(maps.device)
-    half = layout.width // 2 + 1
-    index = (plane // layout.width) * half + plane % layout.width
-    spectrum = torch.view_as_real(torch.fft.rfft2(maps, norm="ortho")).flatten(-3, -2)[..., index, :]
-    pairs = 2**0.5 * spectrum[..., layout.real :, :]
-    return torch.cat([spectrum[..., : layout.real, 0], pairs[..., 0], pairs[..., 1]], dim=-1)
+    re = 2 * (plane // layout.width * (layout.width // 2 + 1) + plane % layout.width)
+    index = torch.cat([re, re[layout.real :] + 1])
+    scale = maps.new_full(index.shape, 2**0.5)
+    scale[: layout.real] = 1
+    return spectrum.gather(-1, index.expand(*spectrum.shape[:-1], -1)).mul_(scale)  # gather: the quickest way to choose
 
 
 def resize(outputs: Tensor, height: int, width: int) -> Tensor:
