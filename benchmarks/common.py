@@ -169,14 +169,14 @@ def say(message: str) -> None:
 
 
 def earlier_rows(name: str, options: argparse.Namespace, note: str) -> list[Row]:
-    """The rows of a table that was begun before, with the same note; what has its row need not be measured again."""
+    """The rows of a table that was begun on this machine with the same note; what has its row need not be measured again."""
     import pandas as pd
 
     path = options.results / f"{name}.csv"
     if options.quick or not path.is_file():
         return []
     table = pd.read_csv(path)
-    return table[table["note"] == note].drop(columns=["note", "machine"]).to_dict("records")
+    return table[(table["note"] == note) & (table["machine"] == machine())].drop(columns=["note", "machine"]).to_dict("records")
 
 
 def is_there(row: Row, rows: Sequence[Row]) -> bool:
