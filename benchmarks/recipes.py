@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks.common import RESULTS, Row, machine, say, write_table
+from benchmarks.common import RESULTS, Row, machine, say
 from scap.data.datasets import Dataset, Images, load_dataset, read_source
 from scap.models.build import build_network
 from scap.tensors import save_tensors
@@ -23,7 +23,7 @@ from scap.training.loop import evaluate, reset_network, train
 from scap.training.settings import TrainingSettings
 
 HOLDOUT = 5000
-PLAIN = {"epochs": 8, "batch_size": 128, "learning_rate": 0.1, "crop": 4, "flip": True, "label_smoothing": 0.1}
+PLAIN = {"epochs": 12, "batch_size": 128, "learning_rate": 0.1, "crop": 4, "flip": True, "label_smoothing": 0.1}
 AUGMENTED = {"crop": 2, "padding": "reflected", "flip": True, "alternating_flip": True, "label_smoothing": 0.1}
 TURNED = {"batch_size": 256, "learning_rate": 0.4, "muon": 0.05}
 FAST = {"epochs": 8, **TURNED, **AUGMENTED, "small_images": [16, 16, 16, 24, 24]}  # as in config/experiments/quarter.yaml
@@ -41,15 +41,10 @@ RECIPES: dict[str, dict] = {
     "short, averaged weights": {**SHORT, "ema": 0.98},
     "short, biases at 8 times the rate": {**SHORT, "bias_rate": 8.0},
     "short, turns of 0.03": {**SHORT, "muon": 0.03},
-    "short, 28 pixels": {**SHORT, "small_images": [16, 16, 28]},
-    "fast, 28 pixels": {**FAST, "small_images": [16, 16, 16, 28, 28, 28]},
     "fast, 6 epochs": {**FAST, "epochs": 6, "small_images": [16, 16, 24, 24]},
     "fast, 7 epochs": {**FAST, "epochs": 7, "small_images": [16, 16, 16, 24, 24, 24]},
-    "plain": PLAIN,
-    "plain, 12 epochs": {**PLAIN, "epochs": 12},
+    "plain, 12 epochs": PLAIN,
 }
-COMPARED = ("plain, 12 epochs", "fast", "fast, 28 pixels")
-COSTS_NOTE = "VGG16 at quarter width; processor time of training alone, medians of epochs of 2,560 images, taken in turns"
 
 
 def changed(settings: TrainingSettings) -> str:
@@ -79,34 +74,6 @@ def measure(recipe: str, dataset: Dataset, width: float, seed: int) -> Row:
         "note": "",
         "machine": machine(),
     }
-
-
-def core_ms(settings: TrainingSettings, side: int, data: Dataset) -> float:
-    """Milliseconds of processor time an image of `side` pixels costs in one epoch of `data`."""
-    small = [side] if side < data.train.shape[-1] else []
-    network = build_network("vgg16", width=0.25)
-    start = time.process_time()
-    train(network, data, replace(settings, epochs=1, small_images=small), seed=0)
-    return 1e3 * (time.process_time() - start) / len(data.train)
-
-
-def costs(dataset: Dataset, images: int, repeats: int) -> list[Row]:
-    """What whole recipes cost, as a share of `plain, 12 epochs`: medians of epochs of `images`, in turns."""
-    part = replace(without_holdout(dataset), train=Images(dataset.train.images[:images], dataset.train.labels[:images]))
-    chosen = {name: TrainingSettings(**RECIPES[name]) for name in COMPARED}
-    sides = {name: [settings.side_in(epoch) or 32 for epoch in range(settings.epochs)] for name, settings in chosen.items()}
-    cases = sorted({(name, side) for name in chosen for side in sides[name]}) * repeats
-    times = pd.DataFrame(
-        [(name, side, core_ms(chosen[name], side, part)) for name, side in cases], columns=["name", "side", "ms"]
-    )
-    medians = times.groupby(["name", "side"])["ms"].median()
-    whole = {name: sum(medians[name, side] for side in sides[name]) for name in chosen}
-    return [
-        {"recipe": name, "sizes": " ".join(map(str, sides[name]))}
-        | {f"core_ms_{side}": medians.get((name, side), float("nan")) for side in (16, 24, 28, 32)}
-        | {"core_seconds_45000": 45 * whole[name], "share": whole[name] / whole["plain, 12 epochs"]}
-        for name in chosen
-    ]
 
 
 def without_holdout(dataset: Dataset) -> Dataset:
@@ -142,7 +109,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--threads", type=int, default=1, help="default: 1, as more threads waste some of their time waiting")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the table goes (default: benchmarks/results)")
-    parser.add_argument("--costs", action="store_true", help="train none, but compare what they cost: minutes")
     parser.add_argument("--quick", action="store_true", help="one epoch of 1,000 images: does it work? Goes to results/quick")
     return parser.parse_args()
 
@@ -152,9 +118,6 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     options.results = folder = options.results / "quick" if options.quick else options.results
     dataset = read(options.data, 1000 if options.quick else None)
-    if options.costs:
-        write_table("recipes_costs", costs(dataset, *((256, 1) if options.quick else (2560, 3))), options, COSTS_NOTE)
-        return
     rows = stored(folder / "recipes.csv")
     for seed in options.seeds:
         for recipe in options.recipes:
