@@ -193,8 +193,9 @@ def benchmark(name: str, *, columns: str = "", **where: str) -> str:
 
 def with_machine(table: pd.DataFrame) -> str:
     """A table of a benchmark, with its last two columns, note and machine, below."""
-    note, machine = table["note"].fillna("").iloc[0], table["machine"].iloc[0]
-    return f"{as_it_is(table.drop(columns=['note', 'machine']))}\n\n{f'{note}. ' if note else ''}Machine: {machine}."
+    note, machine = table["note"].iloc[0], table["machine"].iloc[0]
+    said = f"{note}. " if isinstance(note, str) else ""  # an empty note is read as NaN
+    return f"{as_it_is(table.drop(columns=['note', 'machine']))}\n\n{said}Machine: {machine}."
 
 
 def overview() -> str:

@@ -1,7 +1,9 @@
 """The whole criterion in one call."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,10 @@ from scap.criterion.settings import AutoencoderSettings, CriterionSettings, chec
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
-from scap.models.inputs import Example, first_tensor, gathered
+from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered, run
 from scap.models.layers import weighted_layers
-from scap.pruning.copies import check_network
+from scap.pruning.consumers import find_consumers
+from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.surgery import coupled_groups, some_prunable_layers
 
 if TYPE_CHECKING:
@@ -46,7 +49,8 @@ def score_network(
         network: Any module; it is not altered.
         images: Calibration images (N, channels, H, W), normalised as in training, on the network's device. No labels. A
             tuple or dict of tensors for networks of several arguments; a DataLoader is read once, whole.
-        layers: Module paths of convolutions; by default all that can be pruned.
+        layers: Module paths of convolutions; by default all that can be pruned. Those of them that a term cannot score (only
+            training runs them, or they run twice, or no reader tells what they are worth) are then left out, with a warning.
         coupled: Score groups of layers that must lose their channels together, `layers` being those that they are named by
             (`prunable_layers(..., coupled=True)`): terms are fused over the layers of a group as `criterion.together` says;
             the conditional terms sum the costs of all layers that read it.
@@ -77,7 +81,12 @@ def score_network(
     if coupled or layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all
         images = checked_images(gathered(images))
     groups = coupled_groups(network, part(images, 0, 1), layers) if coupled else None
-    names = _names(network, images, layers) if groups is None else [layer for each in groups.values() for layer in each]
+    names = _names(network, images, layers) if groups is None else list(groups)
+    if layers is None:
+        names = _scored(network, images, groups or {name: [name] for name in names}, needed, coupled)
+    if groups is not None:
+        groups = {name: groups[name] for name in names}
+        names = [layer for each in groups.values() for layer in each]
     terms = evaluate_terms(network, images, names, groups, criterion, autoencoder, outputs=outputs, dtype=dtype, report=report)
     return fuse(terms, names, criterion) if groups is None else fuse_groups(terms, groups, criterion)
 
@@ -119,6 +128,39 @@ def _names(network: nn.Module, images: Example, layers: Sequence[str] | None) ->
     names = list(layers) if layers is not None else some_prunable_layers(network, part(images, 0, 1))
     check_layers(network, names)
     return names
+
+
+def _scored(
+    network: nn.Module, images: Example, groups: Mapping[str, Collection[str]], needed: Collection[str], coupled: bool
+) -> list[str]:
+    """Those of `groups` that terms which need `needed` can score; a warning tells of the others, ScapError where it is all."""
+    missing: dict[str, str] = {}
+    if "images" in needed:
+        found = find_consumers(network, list(groups), _one_tensor(part(images, 0, 1)), coupled=coupled)
+        missing = {name: readers.obstacle for name, readers in found.items() if readers.obstacle}
+    if {"outputs", "autoencoder"} & set(needed):
+        calls = _calls(network, images, {layer for each in groups.values() for layer in each})
+        for name, each in groups.items():
+            for layer in each:
+                if calls[layer] != 1:
+                    missing[name] = f"{layer!r} runs more than once" if calls[layer] else f"evaluation does not run {layer!r}"
+    if missing:
+        words = "; ".join(f"{name!r} ({reason})" for name, reason in missing.items())
+        if len(missing) == len(groups):
+            raise ScapError(f"criterion: its terms can score no layer of this network: {words}. Use another term")
+        warnings.warn(f"not scored, so that they stay whole: {words}. Another term may score them", stacklevel=3)
+    return [name for name in groups if name not in missing]
+
+
+def _calls(network: nn.Module, images: Example, layers: Collection[str]) -> Counter[str]:
+    """How often evaluation runs each layer."""
+    calls: Counter[str] = Counter()
+    with undisturbed(network):
+        network = copied(network).eval()
+        for layer in layers:
+            network.get_submodule(layer).register_forward_hook(lambda *_, layer=layer: calls.update([layer]))
+        run(network, fitted(part(images, 0, 1), *device_and_precision(network)))
+    return calls
 
 
 def _one_tensor(images: Example) -> Tensor:

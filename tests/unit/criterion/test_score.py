@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import scap
 from scap.criterion import score
@@ -154,3 +155,57 @@ def test_a_pass_reads_no_value_back(representation, balance):
 def test_a_layer_that_cannot_be_scored_is_named(network, images, term, layers, message):
     with pytest.raises(scap.ScapError, match=message):
         scap.score_network(network, images, layers=layers, criterion=scap.CriterionSettings(terms={term: 1}))
+
+
+class Branched(nn.Module):
+    """Only training runs `aux`; `twice` runs twice, so that what it reads, `b`, has no conditional score."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.twice = nn.Conv2d(6, 5, 1)
+        self.last, self.head = nn.Conv2d(5, 5, 3), nn.Linear(5, 2)
+        self.aux, self.hint = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        hidden = self.b(self.a(images).relu()).relu()
+        out = self.head(self.last((self.twice(hidden) + self.twice(hidden.flip(-1))).relu()).mean((2, 3)))
+        return (out, self.hint(self.aux(hidden).relu())) if self.training else out
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("term", ["fidelity", "rms", "novelty", "conditional", "conditional-taps"])
+def test_by_default_what_a_term_cannot_score_is_left_out_and_told(term, coupled):
+    network, images = Branched(), torch.randn(8, 3, 8, 8)
+    everything = scap.prunable_layers(network, images[:1], coupled=coupled)
+    criterion = scap.CriterionSettings(terms={term: 1})
+    with pytest.warns(UserWarning, match="not scored, so that they stay whole: .*'aux'"):
+        table = scap.score_network(network, images, criterion=criterion, coupled=coupled)
+    assert set(everything) == {"a", "b", "twice", "last", "aux"}
+    assert set(table.layer) == ({"a", "twice", "last"} if "conditional" in term else {"a", "b", "last"})
+    kept = scap.plan_for(table, network, images[:1], macs=0.8)
+    pruned = scap.prune_network(network, kept, images[:1], coupled=coupled)
+    assert pruned.aux.out_channels == 4
+    with pytest.raises(scap.ScapError, match="'aux'"):
+        scap.score_network(network, images, criterion=criterion, layers=["a", "aux"], coupled=coupled)
+
+
+def test_weights_score_layers_that_evaluation_does_not_run(recwarn):
+    network, images = Branched(), torch.randn(8, 3, 8, 8)
+    table = scap.score_network(network, images, criterion=scap.CriterionSettings(terms={"l1": 1}))
+    assert list(dict.fromkeys(table.layer)) == scap.prunable_layers(network, images[:1])
+    assert not recwarn.list
+
+
+def test_terms_that_can_score_no_layer_say_why():
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)
+
+        def forward(self, images):
+            return self.b(self.a(images)) + self.b(self.a(images.flip(-1)))
+
+    for term in ("fidelity", "conditional"):
+        with pytest.raises(scap.ScapError, match=r"can score no layer of this network: 'a' .*runs more than once"):
+            scap.score_network(Siamese(), torch.randn(4, 3, 8, 8), criterion=scap.CriterionSettings(terms={term: 1}))
