@@ -15,12 +15,13 @@ from torch import Tensor
 from scap.criterion.spectra import Spectra
 
 CHUNK = 4096  # coordinates of the inputs that are held in float64 at a time
+MOST = 2048  # images up to which the eigenvectors of their Gram matrix, N³, cost less than they save
 RANK = 1e-12  # eigenvalues of the Gram matrix below this share of the largest are rounding
 
 
 def worthwhile(spectra: Spectra) -> bool:
-    """Whether the span has at most half as many dimensions as the inputs have coordinates."""
-    return 2 * spectra.images <= spectra.inputs[0].numel()
+    """Whether the span has at most half as many dimensions as the inputs have coordinates, and few enough to find it."""
+    return spectra.images <= min(MOST, spectra.inputs[0].numel() // 2)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ def test_it_pays_only_where_there_are_fewer_images_than_coordinates():
     assert not worthwhile(layer(images=61))
 
 
+def test_many_images_are_fitted_where_they_are(monkeypatch):
+    """The eigenvectors of N images cost N³."""
+    monkeypatch.setattr("scap.criterion.span.MOST", 40)
+    assert worthwhile(layer(images=40))
+    assert not worthwhile(layer(images=41))
+
+
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
 @pytest.mark.parametrize("changes", [{}, {"balance": "unit-rms"}, {"explained": 0.6}, {"activation": "relu"}])
 def test_the_fit_is_as_good_as_without(monkeypatch, kind, changes):
