@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.common import Row, calibration, parse, peak_memory, say, write_table
+from benchmarks.common import Row, calibration, earlier_rows, is_there, parse, peak_memory, say, write_table
 from scap.criterion.conditional import conditional_scores
 from scap.criterion.forms import FORMS
 from scap.models.build import build_network
@@ -54,17 +54,22 @@ def prepare(task: str, channels: int, images: int) -> Callable[[], Any]:
 
 
 def growth(sizes: list[int], options: argparse.Namespace) -> None:
-    """CPU seconds and peak memory of each task over K; a row is written as soon as it is measured."""
-    rows, images = list[Row](), options.images
+    """CPU seconds and peak memory of each task over K; a row is written when it is measured, and not measured again."""
+    rows, images = earlier_rows("conditional_growth", options, NOTE), options.images
     for task in ("channelwise", "full", "taps", "spectral"):
         prepare(task, 8, 16)()  # what torch loads on first use
+        before: Row | None = None
         for channels in (size for size in sizes if size <= LIMITS[task]):
+            same: Row = {"task": task, "K": channels, "N": images}
+            if known := [row for row in rows if is_there(same, [row])]:
+                before = known[0]
+                continue
             say(f"{task}: K = {channels}")
             seconds = cpu_seconds(prepare(task, channels, images))
             peak = peak_memory(prepare, task, channels, images)
-            before = rows[-1] if rows and rows[-1]["task"] == task else None
-            row = {"task": task, "K": channels, "N": images, "CPU s": seconds, "peak MB": peak / 1e6}
+            row: Row = same | {"CPU s": seconds, "peak MB": peak / 1e6}
             rows.append(row | {"exponent": slope(before, row)})
+            before = row
             write_table("conditional_growth", rows, options, NOTE)
 
 
