@@ -2,7 +2,6 @@
 
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from scap.criterion.activations import check_layers, checked_images, part, record_activations
 from scap.criterion.autoencoder import fidelities
+from scap.criterion.chains import Hooks
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import evaluate_term, fuse
 from scap.criterion.groups import fuse_groups
@@ -19,9 +19,8 @@ from scap.criterion.settings import AutoencoderSettings, CriterionSettings, chec
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
-from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered, run
+from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered
 from scap.models.layers import weighted_layers
-from scap.pruning.consumers import find_consumers
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.surgery import coupled_groups, some_prunable_layers
 
@@ -49,8 +48,8 @@ def score_network(
         network: Any module; it is not altered.
         images: Calibration images (N, channels, H, W), normalised as in training, on the network's device. No labels. A
             tuple or dict of tensors for networks of several arguments; a DataLoader is read once, whole.
-        layers: Module paths of convolutions; by default all that can be pruned. Those of them that a term cannot score (only
-            training runs them, or they run twice, or no reader tells what they are worth) are then left out, with a warning.
+        layers: Module paths of convolutions; by default all that can be pruned, without those that only training runs where
+            a term needs images (a warning names them).
         coupled: Score groups of layers that must lose their channels together, `layers` being those that they are named by
             (`prunable_layers(..., coupled=True)`): terms are fused over the layers of a group as `criterion.together` says;
             the conditional terms sum the costs of all layers that read it.
@@ -78,12 +77,13 @@ def score_network(
     check_network(network)
     criterion, autoencoder = checked_settings(criterion, autoencoder)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
-    if coupled or layers is None or needed & {"outputs", "autoencoder", "images"}:  # else weights tell all
+    of_images = needed & {"outputs", "autoencoder", "images"}  # else weights tell all
+    if coupled or layers is None or of_images:
         images = checked_images(gathered(images))
     groups = coupled_groups(network, part(images, 0, 1), layers) if coupled else None
     names = _names(network, images, layers) if groups is None else list(groups)
-    if layers is None:
-        names = _scored(network, images, groups or {name: [name] for name in names}, needed, coupled)
+    if layers is None and of_images:
+        names = _run_by_evaluation(network, part(images, 0, 1), groups or {name: [name] for name in names})
     if groups is not None:
         groups = {name: groups[name] for name in names}
         names = [layer for each in groups.values() for layer in each]
@@ -103,10 +103,13 @@ def evaluate_terms(
     dtype: torch.dtype = torch.float16,
     report: Report | None = None,
 ) -> dict[str, dict[str, Values]]:
-    """Term -> layer -> values of its channels, (K,); `groups`, where there are any, by the layers that they are named by."""
+    """Term -> layer -> values of its channels, (K,); `groups`, where there are any, by the layers that they are named by.
+
+    The same in whatever mode of gradients, autocast and precision of products the caller is.
+    """
     modules = weighted_layers(network)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
-    with tempfile.TemporaryDirectory(prefix="scap-") as folder:
+    with tempfile.TemporaryDirectory(prefix="scap-") as folder, undisturbed(network), torch.enable_grad():
         path = Path(folder) / "activations.safetensors"
         if needed & {"outputs", "autoencoder"}:
             coupled = groups is not None
@@ -130,37 +133,21 @@ def _names(network: nn.Module, images: Example, layers: Sequence[str] | None) ->
     return names
 
 
-def _scored(
-    network: nn.Module, images: Example, groups: Mapping[str, Collection[str]], needed: Collection[str], coupled: bool
-) -> list[str]:
-    """Those of `groups` that terms which need `needed` can score; a warning tells of the others, ScapError where it is all."""
-    missing: dict[str, str] = {}
-    if "images" in needed:
-        found = find_consumers(network, list(groups), _one_tensor(part(images, 0, 1)), coupled=coupled)
-        missing = {name: readers.obstacle for name, readers in found.items() if readers.obstacle}
-    if {"outputs", "autoencoder"} & set(needed):
-        calls = _calls(network, images, {layer for each in groups.values() for layer in each})
-        for name, each in groups.items():
-            for layer in each:
-                if calls[layer] != 1:
-                    missing[name] = f"{layer!r} runs more than once" if calls[layer] else f"evaluation does not run {layer!r}"
-    if missing:
-        words = "; ".join(f"{name!r} ({reason})" for name, reason in missing.items())
-        if len(missing) == len(groups):
-            raise ScapError(f"criterion: its terms can score no layer of this network: {words}. Use another term")
-        warnings.warn(f"not scored, so that they stay whole: {words}. Another term may score them", stacklevel=3)
-    return [name for name in groups if name not in missing]
-
-
-def _calls(network: nn.Module, images: Example, layers: Collection[str]) -> Counter[str]:
-    """How often evaluation runs each layer."""
-    calls: Counter[str] = Counter()
+def _run_by_evaluation(network: nn.Module, image: Example, groups: Mapping[str, Collection[str]]) -> list[str]:
+    """The groups of which evaluation runs every layer: of the others, which a warning names, images tell nothing."""
+    ran: set[str] = set()
     with undisturbed(network):
         network = copied(network).eval()
-        for layer in layers:
-            network.get_submodule(layer).register_forward_hook(lambda *_, layer=layer: calls.update([layer]))
-        run(network, fitted(part(images, 0, 1), *device_and_precision(network)))
-    return calls
+        hooks = Hooks(network, [layer for each in groups.values() for layer in each])
+        hooks.receive = lambda layer, kind, values: ran.add(layer)
+        hooks.run(fitted(image, *device_and_precision(network)))
+    idle = [name for name, each in groups.items() if not ran.issuperset(each)]
+    if len(idle) == len(groups):
+        raise ScapError("criterion: evaluation runs no layer that can be pruned; score them by terms of weights alone, as l1")
+    if idle:
+        words = f"layers that only training runs are not scored and stay whole: {', '.join(idle)}"
+        warnings.warn(f"{words}; terms of weights alone, as l1, score them", stacklevel=3)
+    return [name for name in groups if name not in idle]
 
 
 def _one_tensor(images: Example) -> Tensor:

@@ -21,6 +21,7 @@ from scap.criterion.autoencoder import Autoencoder, save_autoencoder
 from scap.criterion.spectra import write_spectra
 from scap.errors import ScapError
 from scap.pruning.files import save_network
+from scap.reading import finite
 from scap.tensors import TensorFile, save_tensors
 from scap.training.progress import save_progress
 from scap.writing import write_json, write_whole
@@ -236,3 +237,16 @@ def writes(node):
     opens = name == "open" and any(len(text) < 4 and set(text) & set("wax") for text in texts)
     to_path = name in ("to_csv", "to_json") and bool(node.args)
     return opens or to_path or name in ("write_text", "write_bytes", "save_file", "copyfile", "copy2")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_found_wherever_it_stands(dtype, value):
+    for size in (1, 17, 100):
+        assert finite(torch.randn(size).to(dtype))
+        for position in range(size):
+            values = torch.randn(size).to(dtype)
+            values[position] = value
+            assert not finite(values, at_once=40)
+            assert not finite(values.numpy(), at_once=40)
+    assert finite(torch.zeros(0, dtype=dtype))

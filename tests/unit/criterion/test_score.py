@@ -1,6 +1,9 @@
 """The public interface: a network of the user's own, scored, pruned, saved and loaded in a few lines."""
 
+from contextlib import contextmanager
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -158,34 +161,33 @@ def test_a_layer_that_cannot_be_scored_is_named(network, images, term, layers, m
 
 
 class Branched(nn.Module):
-    """Only training runs `aux`; `twice` runs twice, so that what it reads, `b`, has no conditional score."""
+    """Only training runs `aux` and `hint`."""
 
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
-        self.twice = nn.Conv2d(6, 5, 1)
-        self.last, self.head = nn.Conv2d(5, 5, 3), nn.Linear(5, 2)
+        self.head = nn.Linear(6, 2)
         self.aux, self.hint = nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1)
 
     def forward(self, images):
-        hidden = self.b(self.a(images).relu()).relu()
-        out = self.head(self.last((self.twice(hidden) + self.twice(hidden.flip(-1))).relu()).mean((2, 3)))
+        hidden = self.a(images).relu()
+        out = self.head(self.b(hidden).relu().mean((2, 3)))
         return (out, self.hint(self.aux(hidden).relu())) if self.training else out
 
 
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize("term", ["fidelity", "rms", "novelty", "conditional", "conditional-taps"])
-def test_by_default_what_a_term_cannot_score_is_left_out_and_told(term, coupled):
+def test_by_default_what_only_training_runs_is_left_out_and_told(term, coupled):
     network, images = Branched(), torch.randn(8, 3, 8, 8)
-    everything = scap.prunable_layers(network, images[:1], coupled=coupled)
+    assert set(scap.prunable_layers(network, images[:1], coupled=coupled)) == {"a", "b", "aux"}
     criterion = scap.CriterionSettings(terms={term: 1})
-    with pytest.warns(UserWarning, match="not scored, so that they stay whole: .*'aux'"):
+    with pytest.warns(UserWarning, match="only training runs are not scored and stay whole: aux;"):
         table = scap.score_network(network, images, criterion=criterion, coupled=coupled)
-    assert set(everything) == {"a", "b", "twice", "last", "aux"}
-    assert set(table.layer) == ({"a", "twice", "last"} if "conditional" in term else {"a", "b", "last"})
-    kept = scap.plan_for(table, network, images[:1], macs=0.8)
+    assert set(table.layer) == {"a", "b"}
+    kept = scap.plan_for(table, network, images[:1], macs=0.7)
     pruned = scap.prune_network(network, kept, images[:1], coupled=coupled)
     assert pruned.aux.out_channels == 4
+    pruned.train()(images)
     with pytest.raises(scap.ScapError, match="'aux'"):
         scap.score_network(network, images, criterion=criterion, layers=["a", "aux"], coupled=coupled)
 
@@ -197,15 +199,40 @@ def test_weights_score_layers_that_evaluation_does_not_run(recwarn):
     assert not recwarn.list
 
 
-def test_terms_that_can_score_no_layer_say_why():
-    class Siamese(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)
-
+def test_a_network_of_which_evaluation_runs_nothing_that_can_be_pruned():
+    class Trained(Branched):
         def forward(self, images):
-            return self.b(self.a(images)) + self.b(self.a(images.flip(-1)))
+            return super().forward(images) if self.training else images.mean((2, 3))
 
-    for term in ("fidelity", "conditional"):
-        with pytest.raises(scap.ScapError, match=r"can score no layer of this network: 'a' .*runs more than once"):
-            scap.score_network(Siamese(), torch.randn(4, 3, 8, 8), criterion=scap.CriterionSettings(terms={term: 1}))
+    with pytest.raises(scap.ScapError, match="evaluation runs no layer that can be pruned"):
+        scap.score_network(Trained(), torch.randn(4, 3, 8, 8))
+
+
+@contextmanager
+def coarse_products():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+MODES = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "coarse products": coarse_products,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("representation", ["complex", "power", "magnitude"])
+@pytest.mark.parametrize("kind", ["linear", "nonlinear"])
+def test_scores_do_not_depend_on_the_mode_of_the_caller(network, images, kind, representation, mode):
+    settings = scap.AutoencoderSettings(kind=kind, representation=representation, bottleneck=2, epochs=3)
+    layers = scap.prunable_layers(network, images[:1])[:2]
+    expected = scap.score_network(network, images, layers=layers, autoencoder=settings)
+    with MODES[mode]():
+        table = scap.score_network(network, images, layers=layers, autoencoder=settings)
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
