@@ -27,7 +27,7 @@ from benchmarks.cases import (
     write_synthetic_spectra,
 )
 from benchmarks.common import Row, parse, say, seconds, write_table
-from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, row_shape
+from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, KeptBlocks, row_shape
 from scap.criterion.fitting import ROUND, Objective, random_autoencoder, train_autoencoder
 from scap.criterion.span import span_of, worthwhile
 from scap.criterion.spectra import Spectra
@@ -79,13 +79,15 @@ def epoch_seconds(spectra: Spectra, settings: AutoencoderSettings) -> float:
     """Median time between the ends of two passes."""
     ends: list[float] = []
     settings = replace(settings, epochs=10, tolerance=0.0)
-    train_autoencoder(fresh(spectra, settings), spectra, settings, report=lambda state: ends.append(time.perf_counter()))
+    train_autoencoder(
+        fresh(spectra, settings), KeptBlocks(spectra, settings), report=lambda state: ends.append(time.perf_counter())
+    )
     return statistics.median(later - earlier for earlier, later in pairwise(ends))
 
 
 def profiled(case: Case, spectra: Spectra, settings: AutoencoderSettings, most: int = 14) -> list[Row]:
     """Operations by the time they take themselves, of two passes after a first one."""
-    objective = Objective(fresh(spectra, settings), spectra, settings)
+    objective = Objective(fresh(spectra, settings), KeptBlocks(spectra, settings))
     objective.evaluate()
     with profile(activities=[ProfilerActivity.CPU]) as run:
         objective.evaluate()

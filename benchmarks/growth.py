@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.cases import Case, open_synthetic_spectra, prepare_step, settings_of, untrained, write_synthetic_spectra
 from benchmarks.common import Row, earlier_rows, is_there, parse, peak_memory, repeats_for, say, seconds, write_table
-from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, fidelities
+from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, KeptBlocks, fidelities
 from scap.criterion.fitting import random_autoencoder, train_autoencoder
 from scap.criterion.span import span_of
 
@@ -34,7 +34,7 @@ def prepare_scoring(path: Path, case: Case, settings: AutoencoderSettings) -> Ca
     network, spectra = untrained(case, settings), open_synthetic_spectra(path)
 
     def run() -> None:
-        train_autoencoder(network, spectra, settings)
+        train_autoencoder(network, KeptBlocks(spectra, settings))
         fidelities(network, spectra, settings)
 
     return run
@@ -47,7 +47,7 @@ def prepare_span(path: Path, case: Case, settings: AutoencoderSettings) -> Calla
     def run() -> None:
         span = span_of(spectra)
         network = random_autoencoder(span.spectra, settings, settings.bottleneck, "")
-        rows = span.expand(train_autoencoder(network, span.spectra, settings).rows.detach())
+        rows = span.expand(train_autoencoder(network, KeptBlocks(span.spectra, settings)).rows.detach())
         fidelities(Autoencoder(rows, network.bias.detach(), settings.activation), spectra, settings)
 
     return run

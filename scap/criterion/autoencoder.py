@@ -138,10 +138,9 @@ class KeptBlocks:
 
     def __iter__(self) -> Iterator[Block]:
         yield from self.kept
-        size = self.settings.batch_size
-        for start in range(self.images, self.spectra.images, size):
+        for start in range(self.images, self.spectra.images, self.settings.batch_size):
             made = []
-            for block in blocks(self.spectra.batch(slice(start, start + size)), self.settings):
+            for block in self._made(start):
                 yield block
                 self.room -= sum(
                     part.numel() * part.element_size() for part in vars(block).values() if isinstance(part, Tensor)
@@ -150,7 +149,15 @@ class KeptBlocks:
                     made.append(block)
             if self.room > 0:
                 self.kept += made
-                self.images = start + size
+                self.images = start + self.settings.batch_size
+
+    def once(self) -> Iterator[Block]:
+        """All blocks, where no other pass follows that would need them again: none is kept."""
+        for start in range(0, self.spectra.images, self.settings.batch_size):
+            yield from self._made(start)
+
+    def _made(self, start: int) -> Iterator[Block]:
+        return blocks(self.spectra.batch(slice(start, start + self.settings.batch_size)), self.settings)
 
 
 def row_shape(input_channels: int, layout: Layout, representation: str) -> tuple[int, int]:

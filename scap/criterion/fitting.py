@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, KeptBlocks, balanced, losses, row_shape
+from scap.criterion.autoencoder import Autoencoder, AutoencoderSettings, KeptBlocks, losses, row_shape
 from scap.criterion.projections import ComplexBlock
 from scap.criterion.span import span_of, worthwhile
 from scap.criterion.spectra import Spectra
@@ -42,10 +42,11 @@ def fit_autoencoder(
 
 
 def _fit(spectra: Spectra, settings: AutoencoderSettings, layer: str, report: Report | None) -> Autoencoder:
+    kept = KeptBlocks(spectra, settings)
     if settings.kind == "nonlinear" and settings.start == "random" and not settings.explained:
         network = random_autoencoder(spectra, settings, settings.bottleneck, layer)
     else:
-        basis, share = principal_subspace(spectra, settings, report=report)
+        basis, share = principal_subspace(kept, report=report)
         basis = basis[: _explaining(share, settings)]
         if settings.kind == "linear":
             return linear_autoencoder(basis)
@@ -53,7 +54,7 @@ def _fit(spectra: Spectra, settings: AutoencoderSettings, layer: str, report: Re
             network = random_autoencoder(spectra, settings, len(basis), layer)
         else:
             network = principal_autoencoder(basis, settings)
-    return train_autoencoder(network.to(spectra.inputs.device), spectra, settings, layer=layer, report=report)
+    return train_autoencoder(network.to(spectra.inputs.device), kept, layer=layer, report=report)
 
 
 def random_autoencoder(spectra: Spectra, settings: AutoencoderSettings, bottleneck: int, layer: str) -> Autoencoder:
@@ -87,20 +88,13 @@ def _generator(settings: AutoencoderSettings, layer: str, purpose: str) -> torch
     return torch.Generator().manual_seed(zlib.crc32(f"{settings.seed}/{layer}/{purpose}".encode()))
 
 
-def train_autoencoder(
-    network: Autoencoder,
-    spectra: Spectra,
-    settings: AutoencoderSettings,
-    *,
-    layer: str = "",
-    report: Report | None = None,
-) -> Autoencoder:
+def train_autoencoder(network: Autoencoder, kept: KeptBlocks, *, layer: str = "", report: Report | None = None) -> Autoencoder:
     """Minimise the mean loss over all pairs by L-BFGS, all images at once, until it has settled.
 
     It has when ten steps have not lowered it by the share `tolerance`. Each evaluation of loss and gradient is a pass over
     all images, a step takes about one, and after `epochs` of them no further step is taken.
     """
-    objective = Objective(network, spectra, settings, layer, report)
+    objective, settings = Objective(network, kept, layer, report), kept.settings
     optimiser = torch.optim.LBFGS(
         objective.variables,
         max_iter=ROUND,
@@ -127,14 +121,12 @@ class Objective:
     def __init__(
         self,
         network: Autoencoder,
-        spectra: Spectra,
-        settings: AutoencoderSettings,
+        kept: KeptBlocks,
         layer: str = "",
         report: Report | None = None,
     ) -> None:
-        self.network, self.settings, self.layer, self.report = network, settings, layer, report
-        self.blocks = KeptBlocks(spectra, settings)
-        self.pairs = spectra.images * spectra.channels
+        self.network, self.blocks, self.layer, self.report = network, kept, layer, report
+        self.pairs = kept.spectra.images * kept.spectra.channels
         self.passes, self.loss = 0, math.inf
         rows = network.rows.detach()
         self.scale = torch.ones_like(rows[:, :1, :1])
@@ -166,7 +158,7 @@ class Objective:
         leaf = gram.detach().requires_grad_()  # its part of the gradient is taken back to the rows once, not for each block
         total = torch.zeros((), device=leaf.device, dtype=torch.float64)
         for block in self.blocks:
-            loss = losses(*network.similarity(block, leaf), self.settings.loss).sum(dtype=torch.float64) / self.pairs
+            loss = losses(*network.similarity(block, leaf), self.blocks.settings.loss).sum(dtype=torch.float64) / self.pairs
             loss.backward()
             total += loss.detach()
         gram.backward(leaf.grad)
@@ -174,8 +166,7 @@ class Objective:
 
 
 def principal_subspace(
-    spectra: Spectra,
-    settings: AutoencoderSettings,
+    kept: KeptBlocks,
     *,
     iterations: int = 60,
     tolerance: float = 1e-6,
@@ -186,8 +177,9 @@ def principal_subspace(
     Block power iteration with Rayleigh-Ritz (equation 8): V ← orth(Σ s sᵀ V). The start is fixed and does not matter at
     convergence: there is no seed.
     """
+    spectra, settings = kept.spectra, kept.settings
     shape = row_shape(spectra.inputs.shape[1], spectra.layout, settings.representation)
-    product = _second_moment(spectra, settings, shape)
+    product = _second_moment(kept, shape)
     size = min(math.prod(shape), 2 * settings.bottleneck + 8)
     generator = torch.Generator().manual_seed(0)
     basis = _orthonormal(
@@ -210,17 +202,16 @@ def principal_subspace(
     return basis[:keep].unflatten(1, shape), share[:keep]
 
 
-def _second_moment(spectra: Spectra, settings: AutoencoderSettings, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+def _second_moment(kept: KeptBlocks, shape: tuple[int, int]) -> Callable[[Tensor], Tensor]:
     """V ↦ V·Σ s sᵀ: from the matrix where it is small, else by a pass over all images each time.
 
     The product is the gradient of ½ Σ ‖V s‖², so a pass needs nothing but the projections.
     """
-    if settings.representation == "complex" and math.prod(shape) <= SMALL:
-        batches = spectra.batches(settings.batch_size)
-        parts = (ComplexBlock(balanced(batch, settings)).second_moment().double() for batch in batches)
-        matrix = reduce(Tensor.add_, parts).to(spectra.precision)
+    if kept.settings.representation == "complex" and math.prod(shape) <= SMALL:
+        passed = kept if kept.settings.kind == "nonlinear" else kept.once()
+        parts = (block.second_moment().double() for block in passed if isinstance(block, ComplexBlock))
+        matrix = reduce(Tensor.add_, parts).to(kept.spectra.precision)
         return lambda basis: basis @ matrix
-    kept = KeptBlocks(spectra, settings)
 
     def product(basis: Tensor) -> Tensor:
         rows = basis.detach().unflatten(1, shape).requires_grad_()

@@ -7,7 +7,7 @@ built directly.
 """
 
 from dataclasses import replace
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -70,24 +70,13 @@ class ComplexBlock:
     """
 
     def __init__(self, spectra: Spectra) -> None:
-        self.x, self.y = spectra.inputs, spectra.outputs
-        self.copies = self.x.new_full((), spectra.input_channels**0.5)
-
-    @cached_property
-    def norm(self) -> Tensor:
-        """‖r(S_k)‖, (n, K): equation 4; the cross term 2 Re⟨X̂, iŶ⟩ vanishes over the whole plane, as X and Y are real."""
-        energy = self.x.square().sum((1, 2))[:, None] + self.copies**2 * self.y.square().sum(2)
-        return energy.sqrt().clamp_min(EPSILON)
-
-    @cached_property
-    def inverse(self) -> Tensor:
-        """1/‖r(S_k)‖, (n, K)."""
-        return self.norm.reciprocal()
-
-    @cached_property
-    def broadcast(self) -> Tensor:
-        """√C·y_k/‖r(S_k)‖, (n·K, H·W)."""
-        return (self.y * (self.copies * self.inverse)[..., None]).flatten(0, 1)
+        self.x, y = spectra.inputs, spectra.outputs
+        copies = self.x.new_full((), spectra.input_channels**0.5)
+        # ‖r(S_k)‖, (n, K): equation 4; the cross term 2 Re⟨X̂, iŶ⟩ vanishes over the whole plane, as X and Y are real
+        energy = self.x.square().sum((1, 2))[:, None] + copies**2 * y.square().sum(2)
+        self.norm = energy.sqrt().clamp_min(EPSILON)
+        self.inverse = self.norm.reciprocal()
+        self.broadcast = (y * (copies * self.inverse)[..., None]).flatten(0, 1)  # √C·y_k/‖r(S_k)‖, (n·K, H·W)
 
     def project(self, rows: Tensor) -> Tensor:
         """⟨row, s_nk⟩ of rows (R, C + 1, H·W), (R, n, K): equation 5."""

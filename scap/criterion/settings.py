@@ -121,7 +121,7 @@ class AutoencoderSettings(Settings):
     seed: int = option("seed of the initial weights", 0, minimum=0, maximum=2**32 - 1)
     workspace_mb: int = option(
         "memory for what is kept of the spectra between passes, and for those that direct evaluation builds at once, MiB",
-        256,
+        512,
         minimum=1,
     )
 

@@ -74,7 +74,7 @@ def test_law_1_holds_in_float32_for_wide_layers(representation, side):
     inputs, outputs = (torch.randn(2, channels, side, side, generator=generator).relu() for channels in (2048, 8))
     settings = AutoencoderSettings(representation=representation, bottleneck=4)
     spectra = spectra_of(inputs, outputs)
-    network = principal_autoencoder(principal_subspace(spectra, settings, iterations=5)[0], settings)
+    network = principal_autoencoder(principal_subspace(ae.KeptBlocks(spectra, settings), iterations=5)[0], settings)
     exact = Autoencoder(network.rows.detach().double(), network.bias.detach().double(), network.activation)
     s, reconstructed = direct.reconstruct(exact, inputs.double(), outputs.double(), settings)
     expected = (s - reconstructed).square().sum((2, 3, 4)).mean()

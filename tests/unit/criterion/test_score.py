@@ -11,7 +11,7 @@ from torch import nn
 import scap
 from scap.criterion import score
 from scap.criterion.activations import record_activations
-from scap.criterion.autoencoder import AutoencoderSettings, fidelities
+from scap.criterion.autoencoder import AutoencoderSettings, KeptBlocks, fidelities
 from scap.criterion.fitting import Objective, fit_autoencoder, random_autoencoder
 from scap.criterion.fusion import normalise_term
 from scap.criterion.spectra import open_activations, spectra_of
@@ -140,7 +140,7 @@ def test_a_pass_reads_no_value_back(representation, balance):
     settings = AutoencoderSettings(representation=representation, balance=balance, batch_size=2)
     spectra = spectra_of(torch.rand(4, 3, 6, 6), torch.rand(4, 5, 6, 6))
     network = random_autoencoder(spectra, settings, 2, "").to("meta")
-    assert Objective(network, spectra.to("meta"), settings).evaluate().is_meta
+    assert Objective(network, KeptBlocks(spectra.to("meta"), settings)).evaluate().is_meta
     assert network.rows.grad.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         network.rows.sum().item()
