@@ -29,7 +29,7 @@ class NoClock:
 
 def time_by_macs(monkeypatch) -> None:
     """A forward pass takes a second for each multiplication."""
-    clock, run, known = stop_the_clock(monkeypatch), latency.run, {}
+    clock, run, known = stop_the_clock(monkeypatch), latency.call, {}
 
     def timed(network, example):
         if network not in known:
@@ -37,4 +37,4 @@ def time_by_macs(monkeypatch) -> None:
         clock.now += known[network]
         return run(network, example)
 
-    monkeypatch.setattr(latency, "run", timed)
+    monkeypatch.setattr(latency, "call", timed)

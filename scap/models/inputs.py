@@ -1,18 +1,25 @@
 """What goes into a network and comes out of it, however it is nested."""
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scap.errors import ScapError
 
+EXACT = 2**63 - 1  # the largest integer of a tensor
+DEEPEST = 32  # levels of nested values that are looked into
 Example = Any  # a Tensor, a tuple of positional or a dict of named arguments; a list is one argument
 
 
 def run(network: nn.Module, example: Example) -> Any:
+    """What `network` returns for a copy of `example`, as it may work in place on what it is given."""
+    return call(network, mapped(torch.clone, example))
+
+
+def call(network: nn.Module, example: Example) -> Any:
     """What `network` returns for `example`: a tuple holds positional arguments, a dict named ones, all else is one argument."""
     if isinstance(example, Mapping):
         return network(**example)
@@ -30,20 +37,52 @@ def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
     return type(value)(mapped(function, item) for item in value) if isinstance(value, tuple | list) else value
 
 
-def tensors_of(value: Any, path: str = "", depth: int = 8) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested outputs by its path: tuples, lists, dicts, data classes, plain objects."""
-    if isinstance(value, Tensor):
+def tensors_of(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested values by its path: collections, data classes, plain objects."""
+    return ((path, leaf) for path, leaf in _leaves(value, "", set()) if isinstance(leaf, Tensor))
+
+
+def outputs_of(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """As tensors_of, for what a network returns: arrays and numbers are tensors, too."""
+    for path, leaf in _leaves(value, "", set()):
+        if isinstance(leaf, float):
+            yield path, torch.tensor(leaf, dtype=torch.float32)
+        elif isinstance(leaf, int):
+            yield path, torch.tensor(max(-EXACT, min(EXACT, leaf)))
+        elif isinstance(leaf, Iterator):
+            raise ScapError(f"the network returns a {type(leaf).__name__}, which can be read only once; let it return a list")
+        elif isinstance(leaf, Tensor | np.ndarray | np.generic) and (isinstance(leaf, Tensor) or leaf.dtype.kind in "fiub"):
+            yield path, torch.as_tensor(leaf)
+
+
+def _leaves(value: Any, path: str, seen: set[int], depth: int = DEEPEST) -> Iterator[tuple[str, Any]]:
+    """All that holds nothing further, by its path; plain objects, which may hold each other, are entered once."""
+    items = _items(value)
+    if items is None:
         yield path, value
-        return
-    items: list[tuple[Any, Any]] = []
+    elif depth and id(value) not in seen:
+        seen |= set() if isinstance(value, Collection) else {id(value)}
+        for key, item in items:
+            yield from _leaves(item, f"{path}[{key!r}]", seen, depth - 1)
+
+
+def _items(value: Any) -> list[tuple[Any, Any]] | None:
+    """What a value holds, by key; None where it is a leaf."""
+    if value is None or isinstance(value, str | bytes | range | Tensor | type | nn.Module) or hasattr(value, "__array__"):
+        return None
     if isinstance(value, Mapping):
-        items = list(value.items())
-    elif isinstance(value, tuple | list | set | frozenset):
-        items = list(enumerate(value))
-    elif dataclasses.is_dataclass(value) or hasattr(value, "__dict__"):
-        items = list(vars(value).items()) if not isinstance(value, type | nn.Module) and not callable(value) else []
-    for key, item in items if depth else ():
-        yield from tensors_of(item, f"{path}[{key!r}]", depth - 1)
+        return list(value.items())
+    if isinstance(value, Collection):
+        return list(enumerate(value))
+    if callable(value):
+        return None
+    slots = [name for kind in type(value).__mro__ for name in _names(vars(kind).get("__slots__", ()))]
+    held = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    return list(held.items()) if held else None
+
+
+def _names(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def gathered(images: Any) -> Example:

@@ -1,8 +1,13 @@
 """What all architectures share: convolutions by name, relative widths, initial weights."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 
 def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
@@ -27,34 +32,62 @@ def not_a_layer(network: nn.Module, layer: str, coupled: bool = False) -> str:
     return f"layer {layer!r} is no {'convolution or linear layer' if coupled else 'ungrouped convolution'}{kind}; {choice}"
 
 
-def refresh_sizes(network: nn.Module) -> None:
-    """Set the numbers of channels that modules note (in_channels, num_features, ...) to those of their weights."""
-    for module in network.modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, Tensor):
-            continue
-        if isinstance(module, _ConvNd):
-            if module.groups > 1 and not module.transposed:  # whole groups have gone
-                module.groups = max(1, len(weight) * module.groups // module.out_channels)
-            first, second = len(weight), weight.size(1) * module.groups
-            module.out_channels, module.in_channels = (second, first) if module.transposed else (first, second)
-        elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = weight.shape
-        elif isinstance(module, _NormBase):
-            module.num_features = len(weight)
-        elif isinstance(module, nn.LayerNorm):
-            module.normalized_shape = tuple(weight.shape)
-        elif isinstance(module, nn.PReLU):
-            module.num_parameters = len(weight)
+def _sizes(module: nn.Module) -> dict[str, Any]:
+    """What a module notes of its tensors' shapes (in_channels, num_features, ...), as these are now."""
+    weight = module._parameters.get("weight")  # no computed one: a parametrisation may change its state when it is asked
+    if isinstance(module, _NormBase):
+        held = module._buffers.get("running_mean") if weight is None else weight
+        return {} if held is None else {"num_features": len(held)}
+    if weight is None:
+        return {}
+    if isinstance(module, _ConvNd) and weight.ndim > 2:
+        groups = module.groups
+        if groups > 1 and not module.transposed:  # whole groups have gone
+            groups = max(1, len(weight) * groups // module.out_channels)
+        first, second = len(weight), weight.size(1) * groups
+        out, given = (second, first) if module.transposed else (first, second)
+        return {"groups": groups, "out_channels": out, "in_channels": given}
+    if isinstance(module, nn.Linear) and weight.ndim == 2:
+        return {"out_features": weight.size(0), "in_features": weight.size(1)}
+    if isinstance(module, nn.LayerNorm):
+        return {"normalized_shape": tuple(weight.shape)}
+    return {"num_parameters": len(weight)} if isinstance(module, nn.PReLU) else {}
+
+
+def plain_instance_norms(network: nn.Module) -> dict[str, _InstanceNorm]:
+    """Instance norms that hold no tensor: nothing but their number of features tells how many channels they read."""
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, _InstanceNorm)}
+    return {name: norm for name, norm in norms.items() if norm.weight is None and norm.running_mean is None}
+
+
+@contextmanager
+def noting_channels(network: nn.Module) -> Iterator[None]:
+    """While it runs, plain instance norms note how many channels they read; they warn of other numbers else."""
+
+    def note(norm: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        given = args[0] if args else kwargs["input"]
+        norm.num_features = given.size(given.dim() - norm._get_no_batch_dim())
+
+    handles = [norm.register_forward_pre_hook(note, with_kwargs=True) for norm in plain_instance_norms(network).values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def replace_tensors(network: nn.Module, tensors: dict[int, Tensor]) -> None:
-    """Put other parameters and buffers in place of those with these `id`s, wherever modules hold them."""
+    """Put other parameters and buffers in place of those with these `id`s, wherever modules hold them.
+
+    What such modules note of their shapes follows, where it was theirs before.
+    """
     for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for key, tensor in list(held.items()):
-                if id(tensor) in tensors:
-                    held[key] = tensors[id(tensor)]  # type: ignore[assignment]  # a parameter for a parameter
+        noted = all(getattr(module, key, None) == value for key, value in _sizes(module).items())
+        held = [(own, key) for own in (module._parameters, module._buffers) for key in own if id(own[key]) in tensors]
+        for own, key in held:
+            own[key] = tensors[id(own[key])]  # type: ignore[assignment]  # a parameter for a parameter
+        for key, value in _sizes(module).items() if held and noted else ():
+            setattr(module, key, value)
 
 
 def initialise_convolutions(network: nn.Module) -> None:

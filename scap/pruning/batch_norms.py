@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scap.models.inputs import device_and_precision, fitted
+from scap.models.inputs import device_and_precision, fitted, run
 
 
 @torch.no_grad()
@@ -17,17 +17,16 @@ def estimate_batch_norms(network: nn.Module, pruned: nn.Module, images: Tensor, 
     Means and variances of a batch normalise it, and their averages over the batches are kept. Both networks are in
     evaluation mode, before and after. Returns the module paths of the batch norms.
     """
-    names = _changed(network, pruned, images[:2])
-    norms: list[Any] = [pruned.get_submodule(name) for name in names]
+    names = [name for name in _changed(network, pruned, images[:2]) if pruned.get_submodule(name).train().training]
+    norms: list[Any] = [pruned.get_submodule(name) for name in names]  # without those that are frozen
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
-        norm.train()
     if norms:
         own = device_and_precision(pruned)
         for batch in images.tensor_split(max(1, len(images) // batch_size)):  # none of one image
-            pruned(fitted(batch, *own))
+            run(pruned, fitted(batch, *own))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -56,7 +55,7 @@ def _inputs(network: nn.Module, images: Tensor) -> dict[str, list[Tensor]]:
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     tracking = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
     handles = [norm.register_forward_pre_hook(keep(name), with_kwargs=True) for name, norm in tracking.items()]
-    network(fitted(images, *device_and_precision(network)))
+    run(network, fitted(images, *device_and_precision(network)))
     for handle in handles:
         handle.remove()
     return inputs

@@ -22,7 +22,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scap.models.inputs import Example, mapped, run, tensors_of
+from scap.models.inputs import Example, outputs_of, run
+from scap.models.layers import noting_channels
 from scap.pruning.channels.coupling import member
 from scap.pruning.channels.graph import Slices
 from scap.pruning.channels.modules import Modules
@@ -31,10 +32,15 @@ from scap.pruning.cut import cut
 from scap.pruning.plans import Plan
 
 PRODUCTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}
-WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the largest value of a tensor
 COARSE = 5e-2  # in half precision, for networks that run in nothing else
-DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+# fmt: off
+CHANCE = {
+    "rand", "rand_like", "randn", "randn_like", "normal", "normal_", "uniform", "uniform_", "bernoulli", "bernoulli_",
+    "exponential", "exponential_",
+}
+# fmt: on
+DROPOUTS = {F.rrelu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 
 
 @dataclass
@@ -55,7 +61,17 @@ class Product:
     result: Tensor
 
 
-class _Reference(TorchDispatchMode):
+class _Certain(TorchDispatchMode):
+    """Random values are constants, as what is drawn would depend on the number of channels."""
+
+    def _run(self, func: Any, args: tuple, kwargs: dict[str, Any] | None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._schema.name.rpartition("::")[2] in CHANCE and isinstance(out, Tensor) and out.is_floating_point():
+            out.fill_(0.5)
+        return out
+
+
+class _Reference(_Certain):
     """The original network with removed channels marked by NaN or infinity."""
 
     def __init__(self, network: nn.Module, plan: Plan, mark: float) -> None:
@@ -68,9 +84,10 @@ class _Reference(TorchDispatchMode):
         if name == "native_layer_norm" and not args[0].isfinite().all():
             return _norm_of_what_stays(*args, mark=self.mark)
         if name not in PRODUCTS:
-            return func(*args, **(kwargs or {}))
+            return self._run(func, args, kwargs)
         out = func(*(self._unmarked(argument) for argument in args), **(kwargs or {}))
-        kept = self._kept(args[WEIGHTS[name]]) if name in WEIGHTS else None
+        weight = self.modules.weight(name, args)
+        kept = None if weight is None else self.plan.get(member(weight))
         if kept is None:
             self.products.append(Product(name, out.clone()))
         else:
@@ -83,10 +100,6 @@ class _Reference(TorchDispatchMode):
             return argument
         finite = argument.isfinite()
         return argument if finite.all() else torch.where(finite, argument, 0)
-
-    def _kept(self, weight: Tensor) -> list[int] | None:
-        name = self.modules.name(weight) or (self.modules.name(weight.t()) if weight.ndim == 2 else None)
-        return None if name is None else self.plan.get(member(name))
 
 
 def _norm_of_what_stays(
@@ -103,7 +116,7 @@ def _norm_of_what_stays(
     return torch.where(stays, out, mark).contiguous(), mean, slope  # as the operation itself gives it
 
 
-class _Replay(TorchDispatchMode):
+class _Replay(_Certain):
     """The cut network, each of its products compared with the reference's and replaced by it."""
 
     def __init__(self, network: nn.Module, products: list[Product], outcome: Outcome) -> None:
@@ -111,7 +124,7 @@ class _Replay(TorchDispatchMode):
         self.modules, self.expected, self.outcome = Modules(network), iter(products), outcome
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = self._run(func, args, kwargs)
         name = func._schema.name.rpartition("::")[2]
         if name in PRODUCTS:
             expected = next(self.expected, None)
@@ -157,10 +170,10 @@ def law_8(network: nn.Module, slices: Slices, plan: Plan, example: Example, *, t
 
 
 def _compared(network: nn.Module, slices: Slices, plan: Plan, example: Example, training: bool, mark: float) -> Outcome:
-    whole = _training(skeleton(network)) if training else network
-    smaller = _training(skeleton(network)) if training else skeleton(network)
+    whole = in_training(skeleton(network)) if training else network
+    smaller = in_training(skeleton(network)) if training else skeleton(network)
     outcome, reference = Outcome(), _Reference(whole, plan, mark)
-    with _without_dropout(training):
+    with without_chance(training):
         with _told(outcome, reference.modules, "the original, with removed channels marked,"):
             expected = _run(whole, example, reference)
         if outcome.reason is not None:
@@ -174,8 +187,8 @@ def _compared(network: nn.Module, slices: Slices, plan: Plan, example: Example, 
 
 def _run(network: nn.Module, example: Example, mode: _Reference | _Replay) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    with mode.modules.watched(), mode:
-        return dict(tensors_of(run(network, mapped(torch.clone, example))))
+    with mode.modules.watched(), noting_channels(network), mode:
+        return dict(outputs_of(run(network, example)))
 
 
 @contextmanager
@@ -205,11 +218,12 @@ def _compare_outputs(expected: dict[str, Tensor], found: dict[str, Tensor], outc
             outcome.reason = "its channels reach the network's outputs" if marked else "cut, the network's outputs differ"
 
 
-def _training(network: nn.Module) -> nn.Module:
+def in_training(network: nn.Module) -> nn.Module:
+    """The network in training mode, with equal statistics and without chance, whatever branches run."""
     network.train()
     for module in network.modules():
-        if isinstance(module, _NormBase | _DropoutNd):
-            module.eval()  # equal statistics and no chance, whatever branches run
+        if isinstance(module, _NormBase | _DropoutNd | nn.RReLU):
+            module.eval()
     return network
 
 
@@ -219,7 +233,8 @@ class _NoDropout(TorchFunctionMode):
 
 
 @contextmanager
-def _without_dropout(training: bool) -> Iterator[None]:
+def without_chance(training: bool) -> Iterator[None]:
+    """No dropout in functions, where `training`."""
     if training:
         with _NoDropout():
             yield

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from scap.errors import ScapError
-from scap.models.inputs import device_and_precision, fitted
+from scap.models.inputs import device_and_precision, fitted, run
 from scap.pruning.channels.graph import Graph
 from scap.pruning.channels.ledger import Ids
 from scap.pruning.channels.products import layer_of
@@ -114,8 +114,10 @@ def _reads(graph: Graph, layer: str) -> _Reads:
         if block.kind == "rows":
             found.outputs[name] = [(position, channel) for position, read in readers.items() for channel in read]
         elif block.kind == "columns" or (block.kind == "grouped" and not graph.coupled):
-            module = graph.network.get_submodule(name)
-            if not isinstance(module, nn.Conv2d | nn.Linear):
+            module = dict(graph.network.named_modules()).get(name) if name else None
+            if module is None:
+                found.obstacle = found.obstacle or f"{block.name!r} reads it, a parameter of the network's own"
+            elif not isinstance(module, nn.Conv2d | nn.Linear):
                 found.obstacle = found.obstacle or f"{name!r} reads it, a {type(module).__name__}"
             elif words := _shared(graph.network, name):
                 found.obstacle = found.obstacle or words
@@ -218,7 +220,7 @@ def _contradiction(network: nn.Module, reads: dict[str, _Reads], image: Tensor) 
 
     readers = {name for each in reads.values() for name in each.inputs}
     with _hooked(network, {name: hold(name) for name in readers}):
-        before = tree_leaves(network(image))
+        before = tree_leaves(run(network, image))
         if wrong := next((name for name in readers if calls[name] != 1), None):
             return f"{wrong!r}, which reads it, {'runs more than once' if calls[wrong] else 'is not called as a module'}"
         for name in readers:
@@ -227,7 +229,7 @@ def _contradiction(network: nn.Module, reads: dict[str, _Reads], image: Tensor) 
         changing = True
         for bit, flipped in product(range(runs), (False, True)):
             with _hooked(network, {layer: _change(each.units, bit, flipped) for layer, each in reads.items()}):
-                after = tree_leaves(network(image))
+                after = tree_leaves(run(network, image))
             for name in readers:
                 allowed = _allowed(name, reads, bit, flipped)
                 if not _only(layer_at(network, name), kept[name][0], now[name], allowed):

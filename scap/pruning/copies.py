@@ -5,10 +5,12 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from operator import attrgetter
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from scap.errors import ScapError
@@ -37,6 +39,15 @@ def check_network(network: nn.Module) -> None:
         raise ScapError("network: it is compiled by TorchScript; pass the nn.Module that it was made from")
     if not isinstance(network, nn.Module):
         raise ScapError(f"network: is a {type(network).__name__}, not a torch.nn.Module")
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ScapError(
+                f"network: {name!r} is compiled by TorchScript; put the nn.Module that it was made from in its place"
+            )
+        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+            raise ScapError(
+                f"network: {name!r} ({type(module).__name__}) has no weights yet; run the network on an example first"
+            )
 
 
 @contextmanager
@@ -86,9 +97,35 @@ def copied(network: nn.Module) -> nn.Module:
     """A copy of its own; ScapError names what cannot be copied and the remedy."""
     try:
         with torch.inference_mode(False):
-            return copy.deepcopy(network, _empty(network))
+            copy_ = copy.deepcopy(network, _empty(network))
     except Exception as error:  # whatever a module holds may fail to be copied
         raise ScapError(f"network: it cannot be copied: {_uncopied(network) or first_line(error)}") from error
+    if words := _shared(network, copy_):
+        raise ScapError(f"network: it cannot be copied: {words}")
+    return copy_
+
+
+def _shared(network: nn.Module, copy_: nn.Module) -> str | None:
+    """What of a copy is the original's own."""
+    own = {id(part) for part in (*network.modules(), *network.parameters(), *network.buffers())}
+    named = (*copy_.named_modules(), *copy_.named_parameters(), *copy_.named_buffers())
+    for name, part in named:
+        if id(part) in own:
+            return f"a copy of it holds the same {name or 'network'!r}; take out the __deepcopy__ that gives the original"
+    for name, module in network.named_modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, FunctionType) and any(id(value) in own for value in _known_to(forward)):
+            return f"the forward of {name or 'the network'!r} is a function that calls the original; write it as a method"
+    return None
+
+
+def _known_to(function: FunctionType) -> Iterator[Any]:
+    """The values of outer variables that a function names."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # not set yet
+            yield cell.cell_contents
+    yield from (function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__)
+    yield from function.__defaults__ or ()
 
 
 def skeleton(network: nn.Module) -> nn.Module:
@@ -109,6 +146,10 @@ def _uncopied(network: nn.Module) -> str | None:
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 return f"{name or 'it'!r} stores the tensor {key!r} of a forward pass; set it to None first"
+            try:
+                copy.deepcopy(value) if key not in ("_modules", "_parameters", "_buffers") else None
+            except Exception as error:  # whatever it holds
+                return f"{name or 'it'!r} holds {key!r} ({first_line(error)}); set it to None first"
     return None
 
 
@@ -143,6 +184,7 @@ class Rehearsal:
             self.network = copied(network).eval().requires_grad_(False)
             self._randomise()
             self.network.to(dtype)  # None: as it is
+            self.dtype = dtype
             for self.example in _examples(fitted(example, device, dtype or own)):
                 if self._runs():
                     return

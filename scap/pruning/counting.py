@@ -7,15 +7,18 @@ activations and pooling do not.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.conv import _ConvNd
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.pruning.channels.modules import Modules
 from scap.pruning.copies import check_network, copied, first_line, undisturbed
 
 
@@ -38,8 +41,9 @@ def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
         >>> scap.count_operations(network, torch.zeros(1, 3, 8, 8))
         {'macs': 12384, 'params': 516}
     """
+    check_network(network)
     params = sum(parameter.numel() for parameter in network.parameters())
-    return {"macs": _macs(network, example)["Global"], "params": params}
+    return {"macs": _macs(network, example)[0]["Global"], "params": params}
 
 
 def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
@@ -64,24 +68,53 @@ def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
         >>> scap.layer_macs(network, torch.zeros(1, 3, 8, 8))
         {'0': 7776, '2': 4608}
     """
+    check_network(network)
     layers = [name for name, module in network.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
-    counted = _macs(network, example)
-    root = type(network).__name__
+    counted, root = _macs(network, example)
     return {name: counted.get(f"{root}.{name}" if name else root, 0) for name in layers}
 
 
-def _macs(network: nn.Module, example: Example) -> dict[str, int]:
-    """MACs for one image by module (the network's class name, then the path), and of all as "Global"."""
+def weight_macs(network: nn.Module, example: Example) -> dict[str, int]:
+    """Multiply-accumulate operations for one image of each parameter that a convolution or matrix product multiplies by."""
     check_network(network)
-    images = len(first_tensor(example)) if first_tensor(example).ndim else 1
     network = copied(network).eval()
-    with _every_product_seen(network), FlopCounterMode(display=False) as counter:
+    counter = _ByWeight(network)
+    images = _run_seen(network, example, counter)
+    return {name: macs // images for name, macs in counter.macs.items()}
+
+
+class _ByWeight(TorchDispatchMode):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.modules, self.macs = Modules(network), dict[str, int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = self.modules.weight(func._schema.name.rpartition("::")[2], args)
+        if name is not None:
+            flops = flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+            self.macs[name] = self.macs.get(name, 0) + flops // 2
+        return out
+
+
+def _macs(network: nn.Module, example: Example) -> tuple[dict[str, int], str]:
+    """MACs for one image by module (the network's class name, then the path), and of all as "Global"; the class name."""
+    network = copied(network).eval()
+    counter = FlopCounterMode(display=False)
+    images = _run_seen(network, example, counter)
+    counts = {name: sum(flops.values()) // 2 // images for name, flops in counter.get_flop_counts().items()}
+    return {"Global": 0} | counts, type(network).__name__
+
+
+def _run_seen(network: nn.Module, example: Example, counter: Any) -> int:
+    """Run the network under a counter; the number of images."""
+    images = len(first_tensor(example)) if first_tensor(example).ndim else 1
+    with _every_product_seen(network), counter:
         try:
             run(network, fitted(example, *device_and_precision(network)))
         except Exception as error:  # the user's forward may raise anything
             raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
-    counts = {name: sum(flops.values()) // 2 // images for name, flops in counter.get_flop_counts().items()}
-    return {"Global": 0} | counts
+    return images
 
 
 @contextmanager

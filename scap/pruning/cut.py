@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from scap.models.layers import refresh_sizes, replace_tensors
+from scap.models.layers import replace_tensors
 from scap.pruning.channels.graph import Slices
 
 
@@ -15,7 +15,6 @@ def cut(network: nn.Module, slices: Slices) -> nn.Module:
         tensor = smaller.get(name, tensors[name].detach())
         smaller[name] = tensor.index_select(dim, torch.as_tensor(kept, device=tensor.device))
     replace_tensors(network, {id(tensors[name]): _like(tensor, tensors[name]) for name, tensor in smaller.items()})
-    refresh_sizes(network)
     return network
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from scap.checks import check_number
 from scap.errors import ScapError
-from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.models.inputs import Example, call, described, device_and_precision, first_tensor, fitted, mapped
 from scap.pruning.copies import first_line
 
 Runnable = nn.Module | Callable[..., Any]
@@ -121,9 +121,10 @@ def _call(runnable: Runnable, example: Example, device: torch.device) -> Callabl
         example = fitted(example, *device_and_precision(runnable))
 
     def timed() -> float:
+        given = mapped(torch.clone, example)  # the network may work in place on it
         _wait(device)
         start = time.perf_counter()
-        run(runnable, example)  # type: ignore[arg-type]  # whatever can be called
+        call(runnable, given)  # type: ignore[arg-type]  # whatever can be called
         _wait(device)
         return time.perf_counter() - start
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scap.errors import ScapError
-from scap.models.inputs import device_and_precision, fitted
+from scap.models.inputs import device_and_precision, fitted, run
 
 CANCELS = 300  # square of the largest mean over the mean variance from which float32 keeps too few digits of the variance
 Receive = Callable[[str, Tensor, Tensor, int], None]  # layer, inputs, outputs, number of the first image
@@ -53,7 +53,7 @@ def stream(network: nn.Module, images: Tensor, layers: Collection[str], receive:
         for start in range(0, len(images), batch_size):
             waiting.update(layers)
             with suppress(_Enough):
-                network(fitted(images[start : start + batch_size], *own))
+                run(network, fitted(images[start : start + batch_size], *own))
     finally:
         for handle in handles:
             handle.remove()

@@ -7,7 +7,7 @@ from torch import nn
 
 from scap.models.inputs import Example
 from scap.pruning.copies import undisturbed
-from scap.pruning.counting import count_operations, layer_macs
+from scap.pruning.counting import count_operations, weight_macs
 from scap.pruning.plans import Plan
 from scap.pruning.trials import Surgery
 
@@ -16,13 +16,13 @@ class Sizes:
     """MACs for one image and parameters of a network under any plan, as count_operations would count them after the cut.
 
     Each output position of a convolution or linear layer, and each input position of a transposed convolution, uses every
-    weight once: a layer's MACs are to its weights after the cut as before it.
+    weight once: the MACs of a weight are to its size after the cut as before it.
     """
 
     def __init__(self, network: nn.Module, example: Example) -> None:
         with undisturbed(network):
             self.graph = Surgery(network, example, coupled=True).graph  # of layers that go alone, too
-        self.macs = layer_macs(network, example)
+        self.macs = weight_macs(network, example)
         self.shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         self.full = count_operations(network, example)
 
@@ -33,10 +33,9 @@ class Sizes:
             if name in after:  # no buffer
                 after[name][dim] = len(kept)
         spared = 0
-        for layer, macs in self.macs.items():
-            before = prod(self.shapes.get(f"{layer}.weight", (0,)))
-            if before and macs:
-                spared += macs - macs // before * prod(after[f"{layer}.weight"])
+        for name, macs in self.macs.items():
+            if before := prod(self.shapes[name]):
+                spared += macs - macs // before * prod(after[name])
         params = sum(prod(shape) for shape in after.values())
         return {"macs": self.full["macs"] - spared, "params": params}
 

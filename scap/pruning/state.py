@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
-from scap.models.layers import refresh_sizes, replace_tensors, weighted_layers
+from scap.models.layers import replace_tensors, weighted_layers
 from scap.pruning.plans import Plan
 
 NOTES = {"versions": dict, "tied": dict, "encoded": list, "temporary": list, "halved": list}
@@ -167,7 +167,6 @@ def _replace(network: nn.Module, own: dict[str, Tensor], found: dict[str, Tensor
             empty = torch.empty_like(given, device="cpu" if tensor.is_meta else tensor.device)
             other[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     replace_tensors(network, other)
-    refresh_sizes(network)
 
 
 def fill(network: nn.Module, state: State) -> None:

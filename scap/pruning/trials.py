@@ -7,12 +7,14 @@ import numpy as np
 from torch import nn
 
 from scap.errors import ScapError
-from scap.models.inputs import Example
+from scap.models.inputs import Example, run
+from scap.models.layers import noting_channels, plain_instance_norms
 from scap.pruning.channels.graph import Graph
 from scap.pruning.check import Outcome, law_8
-from scap.pruning.copies import Rehearsal, copied
+from scap.pruning.copies import Rehearsal, copied, skeleton
 from scap.pruning.cut import cut
 from scap.pruning.plans import Plan
+from scap.pruning.ways import refuse_other_ways, trains_otherwise
 
 TRIALS = 12  # cuts that are tried at most to tell layers that fail from those that do not
 
@@ -23,7 +25,13 @@ class Surgery:
     def __init__(self, network: nn.Module, example: Example, coupled: bool = False) -> None:
         self.network, self.coupled = network, coupled
         self.rehearsal = Rehearsal(network, example)
+        refuse_other_ways(network, self.rehearsal, example)
         self.graph = Graph(self.rehearsal.network, self.rehearsal.example, coupled=coupled)
+
+    @cached_property
+    def trains_more(self) -> bool:
+        """Whether training runs other layers or operations than evaluation."""
+        return self.graph.trains_more or trains_otherwise(self.rehearsal.network, self.rehearsal.example)
 
     @cached_property
     def reasons(self) -> dict[str, str | None]:
@@ -70,7 +78,15 @@ class Surgery:
                     f"plan: layer {layer!r} cannot be pruned{how}: {reason}. Leave it out of the plan "
                     "(scap.prunable_layers lists those that can be pruned, scap.explain says why others cannot)"
                 )
-        return cut(copied(self.network), self.graph.slices(plan))
+        slices = self.graph.slices(plan)
+        pruned = cut(copied(self.network), slices)
+        if norms := plain_instance_norms(pruned):
+            smaller = cut(skeleton(self.rehearsal.network), slices)
+            with noting_channels(smaller):
+                run(smaller, self.rehearsal.example)
+            for name, norm in norms.items():
+                norm.num_features = plain_instance_norms(smaller)[name].num_features
+        return pruned
 
     def misnamed(self, layer: str) -> str | None:
         """By which layer plans name the group of another one."""
@@ -93,7 +109,7 @@ class Surgery:
         return found | {layer: "it could not be told apart from layers whose cut fails" for part in waiting for layer in part}
 
     def check(self, plan: Plan) -> Outcome:
-        """Law 8 for one plan, in evaluation and, where it runs other layers, in training mode."""
+        """Law 8 for one plan, in evaluation and, where it runs something else, in training mode."""
         try:
             slices = self.graph.slices(plan)
         except ScapError as error:
@@ -102,7 +118,7 @@ class Surgery:
             return Outcome()
         plan = self.whole(plan)
         outcome = law_8(self.rehearsal.network, slices, plan, self.rehearsal.example)
-        if outcome.reason is None and self.graph.trains_more:
+        if outcome.reason is None and self.trains_more:
             trained = law_8(self.rehearsal.network, slices, plan, self.rehearsal.example, training=True)
             trained.difference = max(outcome.difference, trained.difference)
             return trained

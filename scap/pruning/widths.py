@@ -11,8 +11,8 @@ from torch import nn
 from scap.checks import check_number
 from scap.errors import ScapError
 from scap.models.inputs import Example
-from scap.models.layers import weighted_layers
-from scap.pruning.copies import copied
+from scap.models.layers import not_a_layer, weighted_layers
+from scap.pruning.copies import check_network, copied
 from scap.pruning.cut import cut
 from scap.pruning.latency import measure_latency
 from scap.pruning.plans import Plan, best_channels, layer_scores
@@ -80,8 +80,11 @@ def plan_for(
     """
     timed = {} if latency is None else _budgets(latency=latency)
     budgets = _budgets(macs=macs, params=params) if macs is not None or params is not None or not timed else {}
-    scores, floors = _chosen(layer_scores(table), floors, ignore)
+    check_network(network)
+    scores, floors = _chosen(_fitting_scores(table, network), floors, ignore)
     sizes = Sizes(network, example)
+    if unread := [layer for layer in scores if layer not in sizes.graph.together]:
+        raise ScapError(f"score table: layer {unread[0]!r} is not used when the network runs; leave it out of the table")
     thresholds = np.unique(np.concatenate(list(scores.values()))).clip(0, 1)
 
     def plan(index: int) -> Plan:
@@ -107,10 +110,21 @@ def plan_for(
     return chosen
 
 
+def _fitting_scores(table: "pd.DataFrame", network: nn.Module) -> dict[str, NDArray[np.float64]]:
+    """The scores of a table, which must be one of `network`."""
+    known, found = weighted_layers(network), layer_scores(table)
+    for layer in found:
+        if layer not in known:
+            raise ScapError(f"score table: {not_a_layer(network, layer, True)}; make the scores of this network again")
+    return layer_scores(table, {layer: len(known[layer].weight) for layer in found})
+
+
 def _chosen(
     scores: dict[str, NDArray[np.float64]], floors: Mapping[str, int] | None, ignore: Collection[str]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
     """The scores of the layers that may be pruned, and the checked floors."""
+    if not isinstance(ignore, Collection) or not isinstance(floors or {}, Mapping):
+        raise ScapError("ignore and floors: give layers as a list, and their least widths as a mapping: floors={'conv1': 8}")
     ignore = [ignore] if isinstance(ignore, str) else list(ignore)
     for key, layers in (("floors", list(floors or {})), ("ignore", ignore)):
         if unknown := [layer for layer in layers if layer not in scores]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scap.pruning.channels.ledger import Groups, Ids, Ledger
+from scap.pruning.channels.ledger import Block, Groups, Ids, Ledger
 from scap.pruning.channels.products import layer_of
 
 
@@ -42,6 +42,17 @@ def link_grouped(ledger: Ledger, weights: dict[str, Tensor]) -> None:
             ledger.link(torch.from_numpy(ids), torch.from_numpy(block.ids.reshape(groups, -1)[:, :1].repeat(ids.shape[1], 1)))
 
 
+def forbid_both_ways(ledger: Ledger) -> None:
+    """A weight that is used as it is and transposed has output channels along both of its dimensions; they stay."""
+    rows: dict[str, Block] = {}
+    for block in ledger.of("rows"):
+        if (first := rows.setdefault(block.name, block)) is not block:
+            for each in (first, block):
+                ledger.forbid(
+                    torch.from_numpy(each.ids), f"are those of {layer_of(block.name)!r}, whose weight is used transposed, too"
+                )
+
+
 def member(weight: str) -> str:
     """What a layer is called by the name of its weight; a weight of another name by its own."""
     layer, _, name = weight.rpartition(".")
@@ -50,7 +61,9 @@ def member(weight: str) -> str:
 
 def groups_of(groups: Groups, order: dict[str, int]) -> list[Group]:
     """All groups, in the order of their first layers; `order`: layer -> its place in the network."""
-    classes = {member(block.name): groups.of(block.ids) for block in groups.ledger.of("rows")}
+    classes: dict[str, Ids] = {}
+    for block in groups.ledger.of("rows"):
+        classes.setdefault(member(block.name), groups.of(block.ids))
     layers = sorted(classes, key=lambda layer: order.get(layer, len(order)))
     holders: dict[int, list[str]] = {}
     for layer in layers:

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, mapped, tensors_of
-from scap.pruning.channels.coupling import Group, groups_of, link_grouped
+from scap.pruning.channels.coupling import Group, forbid_both_ways, groups_of, link_grouped
 from scap.pruning.channels.ledger import Block, Groups, Ids, Ledger
 from scap.pruning.channels.products import layer_of
 from scap.pruning.channels.tracing import Tracing
@@ -37,13 +37,21 @@ class Graph:
         self.example = example
         self.tensors = dict(network.named_parameters()) | dict(network.named_buffers())
         evaluated = Tracing(network, self.ledger)
-        evaluated.follow(network, example)
+        try:
+            evaluated.follow(network, example)
+        except ScapError:
+            raise
+        except Exception as error:  # the network ran before: an operation or value that Tracing does not know
+            raise ScapError(f"{evaluated.modules.words()} cannot be followed: {first_line(error)}") from error
+        if not evaluated.returns:
+            raise ScapError("the network returns nothing that a cut could be compared by; let it return its tensors")
         self.used, self.computed = set(evaluated.used), dict(evaluated.computed)
         self.norms = evaluated.norms
         self.untrained = self._train(example) if training else None
         self.trains_more = self.used != evaluated.used
         if coupled:
             link_grouped(self.ledger, self.tensors)
+            forbid_both_ways(self.ledger)
         self.groups = Groups(self.ledger)
 
     def reaching(self, module: str) -> set[str]:
@@ -91,7 +99,7 @@ class Graph:
     def obstacle(self, layer: str) -> str | None:
         """Why the output channels of a layer cannot be removed, alone or (`coupled`) with its group, or None."""
         checks = (self._use, self._coupled) if self.coupled else (self._kind, self._use, self._group)
-        for check in (*checks, self._training):
+        for check in (*checks, self._idle, self._training):
             if reason := check(layer):
                 return reason
         return None
@@ -163,6 +171,12 @@ class Graph:
             first = sorted(names, key=lambda name: (self.order.get(name, len(self.order)), name))[:2]
             return f"it shares its channels with {' and '.join(map(repr, first))}"
         return "its channels are combined with one another" if len(set(groups.tolist())) < rows.size else None
+
+    def _idle(self, layer: str) -> str | None:
+        """What is only kept aside, as an attribute or an array, is no less a result than what the network returns."""
+        own = self.groups.of(self.rows(layer).ids).tolist()
+        idle = len(own) > 1 and self.groups.read.isdisjoint(own)  # one channel never goes: it may be a gate
+        return "no layer is seen to read its channels" if idle else None
 
     def _training(self, layer: str) -> str | None:
         if self.untrained is None or not (unused := self._unused()):

@@ -145,6 +145,13 @@ class Groups:
         return {int(group): block.name for block in self.ledger.of("grouped") for group in self.of(block.ids)}
 
     @cached_property
+    def read(self) -> set[int]:
+        """Groups that a convolution or matrix product reads."""
+        return {
+            group for kind in ("columns", "grouped") for block in self.ledger.of(kind) for group in self.of(block.ids).tolist()
+        }
+
+    @cached_property
     def members(self) -> dict[int, list[tuple[Block, int]]]:
         """Group -> the output channels in it, as block of rows and position."""
         found: dict[int, list[tuple[Block, int]]] = {}

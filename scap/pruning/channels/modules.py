@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from scap.pruning.copies import remedy
 
+WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
+
 
 class Modules:
     """The modules of a network while it runs, innermost last, and its parameters by their memory."""
@@ -67,6 +69,17 @@ class Modules:
             if same and parameter.storage_offset() == tensor.storage_offset():
                 return name
         return None
+
+    def weight(self, operation: str, args: tuple) -> str | None:
+        """The parameter that a convolution or matrix product multiplies by, as it is or transposed."""
+        if operation not in WEIGHTS:
+            return None
+        weight = args[WEIGHTS[operation]]
+        return self.name(weight) or (self.name(weight.t()) if weight.ndim == 2 else None)
+
+    def names_in(self, tensor: Tensor) -> list[str]:
+        """The parameters that lie in the memory of `tensor`."""
+        return [name for name, _ in self._names.get(tensor.untyped_storage()._cdata, ())]
 
     def owner(self, parameter: str) -> nn.Module:
         """The module that holds a parameter."""

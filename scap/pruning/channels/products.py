@@ -90,5 +90,5 @@ def _gives(call: Call, rows: Block, bias: Tensor | None, dim: int, repeats: int 
 
 
 def layer_of(parameter: str) -> str:
-    """The module that a parameter belongs to (a parameter of the network itself: its own name)."""
-    return parameter.rpartition(".")[0] or parameter
+    """The module that a parameter belongs to; of a parameter of the network itself "" for `weight`, else its own name."""
+    return parameter.rpartition(".")[0] or ("" if parameter == "weight" else parameter)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scap.models.inputs import Example, run, tensors_of
+from scap.models.inputs import Example, call, mapped, outputs_of, tensors_of
 from scap.pruning.channels.ledger import Ledger
 from scap.pruning.channels.modules import Modules
 from scap.pruning.channels.products import convolution, layer_of, matrix_product
@@ -49,15 +49,13 @@ class Tracing(TorchDispatchMode):
             self._meet(call)
         self._read(call)
         if product := PRODUCTS.get(name):
-            self._note(call)
+            self._note(call, self.modules.weight(name, args))
             product(call)
         elif outs:
             follow(call)
         return out
 
-    def _note(self, call: Call) -> None:
-        weight = call.args["weight" if call.name == "convolution" else "mat2"]
-        name = self.modules.name(weight) or (self.modules.name(weight.t()) if weight.ndim == 2 else None)
+    def _note(self, call: Call, name: str | None) -> None:
         if name is not None:
             self.used.add(layer_of(name))
             memory = call.outs[0].untyped_storage()
@@ -93,11 +91,13 @@ class Tracing(TorchDispatchMode):
 
     def follow(self, network: nn.Module, example: Example) -> None:
         """Run the network; what reaches its outputs stays."""
+        example = mapped(torch.clone, example)
         given = self.ledger.block("fixed", "the network's input")
         for _, tensor in tensors_of(example):
             self.shadow.write(tensor, torch.tensor(given.start, dtype=torch.int32).expand(tensor.shape))
         with self.modules.watched(), self:
-            outputs = run(network, example)
+            outputs = call(network, example)
+        self.returns = any(True for _ in outputs_of(outputs))
         for path, tensor in tensors_of(outputs):
             self._reads(tensor, "")
             self._ends(path, tensor)

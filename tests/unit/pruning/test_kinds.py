@@ -132,7 +132,7 @@ LEFT = {
         wired(lambda n, x: n.c(n.a(x).view(-1, 8, 64).mean(2)), c=nn.Linear(8, 2)),
         "shape '[-1, 8, 64]' is invalid",
     ),
-    "through NumPy": (wired(lambda n, x: n.c(torch.from_numpy(n.a(x).numpy()[:, ::-1].copy()))), "'c' (Conv2d) fails"),
+    "through NumPy": (wired(lambda n, x: n.c(torch.from_numpy(n.a(x).numpy()[:, ::-1].copy()))), "no layer is seen to read"),
     "tuple": (wired(lambda n, x: (n.a(x), {"c": n.c(n.a(x))})), "outputs of the network ([0])"),
     "unused": (wired(lambda n, x: n.c(x.repeat(1, 3, 1, 1)[:, :8])), "not used when the network runs"),
     "weight norm": (
