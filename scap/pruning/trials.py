@@ -14,7 +14,7 @@ from scap.pruning.check import Outcome, law_8
 from scap.pruning.copies import Rehearsal, copied, skeleton
 from scap.pruning.cut import cut
 from scap.pruning.plans import Plan
-from scap.pruning.ways import refuse_other_ways, trains_otherwise
+from scap.pruning.ways import OwnWay
 
 TRIALS = 12  # cuts that are tried at most to tell layers that fail from those that do not
 
@@ -25,13 +25,14 @@ class Surgery:
     def __init__(self, network: nn.Module, example: Example, coupled: bool = False) -> None:
         self.network, self.coupled = network, coupled
         self.rehearsal = Rehearsal(network, example)
-        refuse_other_ways(network, self.rehearsal, example)
         self.graph = Graph(self.rehearsal.network, self.rehearsal.example, coupled=coupled)
+        self.own = OwnWay(network, example)
+        self.own.check(self.graph.way, self.rehearsal)
 
     @cached_property
     def trains_more(self) -> bool:
         """Whether training runs other layers or operations than evaluation."""
-        return self.graph.trains_more or trains_otherwise(self.rehearsal.network, self.rehearsal.example)
+        return self.graph.trains_more or self.own.trains_otherwise
 
     @cached_property
     def reasons(self) -> dict[str, str | None]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scap.pruning.channels.ledger import Ledger
-from scap.pruning.channels.modules import Modules
+from scap.pruning.channels.modules import Modules, tensors_among
 from scap.pruning.channels.shadow import Shadow, compact, has_channels, varies
 
 HEADS = "attention heads, and other products of two results, stay whole"  # the end of a reason
@@ -53,11 +53,7 @@ class Call:
 
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments."""
-        found = []
-        for value in self.args.values():
-            items = value if isinstance(value, list | tuple) else [value]
-            found += [item for item in items if isinstance(item, Tensor)]
-        return found
+        return tensors_among(self.args.values())
 
     @property
     def attends(self) -> bool:

@@ -46,7 +46,7 @@ class Graph:
         if not evaluated.returns:
             raise ScapError("the network returns nothing that a cut could be compared by; let it return its tensors")
         self.used, self.computed = set(evaluated.used), dict(evaluated.computed)
-        self.norms = evaluated.norms
+        self.norms, self.way = evaluated.norms, evaluated.way
         self.untrained = self._train(example) if training else None
         self.trains_more = self.used != evaluated.used
         if coupled:

@@ -1,6 +1,6 @@
 """Which module runs, and which parameter a tensor is: what an operation below them can be named by."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from scap.pruning.copies import remedy
 
 WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
+
+COPIES = {"_to_copy", "clone", "copy_", "detach", "alias", "lift_fresh", "_unsafe_view", "view", "_reshape_alias"}
 
 
 class Modules:
@@ -88,3 +90,36 @@ class Modules:
     def remedy(self) -> str | None:
         """How to give the module that runs a plain weight again, where something computes it."""
         return remedy(self.innermost, self.modules[self.innermost])
+
+
+class Way:
+    """The operations of a run in their order, but for copies and views, and the parameters that they read."""
+
+    def __init__(self, modules: Modules) -> None:
+        self.modules = modules
+        self.operations: list[str] = []
+        self.read: set[str] = set()
+
+    def note(self, operation: str, arguments: Iterable[Any]) -> None:
+        """Add an operation that runs."""
+        if operation not in COPIES:
+            self.operations.append(operation)
+        for tensor in tensors_among(arguments):
+            self.read.update(self.modules.names_in(tensor))
+
+    def layers_beside(self, other: "Way") -> list[str]:
+        """Modules of which this way reads a parameter that the other does not."""
+        return sorted({name.rpartition(".")[0] or name for name in self.read - other.read})
+
+    def operations_beside(self, other: "Way") -> list[str]:
+        """Operations that the other way does not have."""
+        return sorted(set(self.operations) - set(other.operations))
+
+
+def tensors_among(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among the arguments of an operation, and in lists of them."""
+    found = []
+    for value in values:
+        items = value if isinstance(value, list | tuple) else [value]
+        found += [item for item in items if isinstance(item, Tensor)]
+    return found

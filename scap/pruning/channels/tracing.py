@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scap.models.inputs import Example, call, mapped, outputs_of, tensors_of
 from scap.pruning.channels.ledger import Ledger
-from scap.pruning.channels.modules import Modules
+from scap.pruning.channels.modules import Modules, Way
 from scap.pruning.channels.products import convolution, layer_of, matrix_product
 from scap.pruning.channels.rules import BATCH_NORM, Call, follow
 from scap.pruning.channels.shadow import Shadow, compact
@@ -28,6 +28,7 @@ class Tracing(TorchDispatchMode):
         super().__init__()
         self.watch, self.met = watch, set[int]()
         self.ledger, self.modules = ledger, Modules(network)
+        self.way = Way(self.modules)
         named = dict(network.named_parameters()) | dict(network.named_buffers())
         self.shadow = Shadow(named, ledger)
         self.used: set[str] = set()  # layers whose weights were read as they are
@@ -43,6 +44,7 @@ class Tracing(TorchDispatchMode):
         defaults = {argument.name: argument.default_value for argument in schema.arguments}
         outs = [tensor for _, tensor in tensors_of(out)]
         name = schema.name.rpartition("::")[2]
+        self.way.note(name, bound.values())
         pointwise = torch.Tag.pointwise in func.tags or (name.endswith("_") and _is_pointwise(name[:-1]))
         call = Call(name, pointwise, schema.is_mutable, defaults | bound, outs, self.modules, self.shadow, self.ledger)
         if self.watch is not None and self.modules.innermost == self.watch:
