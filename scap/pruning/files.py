@@ -15,6 +15,7 @@ from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
 from scap.models.layers import weighted_layers
 from scap.models.names import own_function
+from scap.pruning.copies import check_network, first_line
 from scap.pruning.history import applied, last_applied, note
 from scap.pruning.plans import Plan, channel_indices
 from scap.pruning.state import NOTES, State, fill, fit_shapes, is_complete, state_of
@@ -109,7 +110,7 @@ def load_network(
 
     Args:
         path: The file.
-        build: Makes the unpruned network, where the file names no architecture.
+        build: A function that makes the unpruned network, where the file names no architecture.
         example: An input on which a pruned network is run once; zeros of the saved shape by default.
         run_code: Whether a Python file that is named as the architecture (FILE.py:FUNCTION) may be run. Say so of files
             that you trust.
@@ -154,7 +155,7 @@ def _made(
     with _naming(path):
         with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
             if build is not None:
-                network = build()
+                network = _built(build)
             else:
                 with torch.device("meta"):
                     network = _build_named(path, metadata, run_code)
@@ -163,6 +164,20 @@ def _made(
                     network = _build_named(path, metadata, run_code)
         fit_shapes(network, state, plan)
         fill(network, state)
+    return network
+
+
+def _built(build: Callable[[], nn.Module]) -> nn.Module:
+    if isinstance(build, nn.Module) or not callable(build):
+        raise ScapError(f"build: is a {type(build).__name__}; give a function that makes the unpruned network")
+    try:
+        network = build()
+    except Exception as error:  # it is the user's
+        raise ScapError(f"build: it fails with {type(error).__name__}: {first_line(error)}") from error
+    try:
+        check_network(network)
+    except ScapError as error:
+        raise ScapError(f"build: it gives the wrong thing: {error}") from error
     return network
 
 
@@ -178,8 +193,7 @@ def _build_named(path: str | Path, metadata: dict[str, Any], run_code: bool) -> 
     try:
         return build_network(metadata["architecture"], **metadata["arguments"])
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ScapError(f"cannot build its network ({reason}); {remedy}") from error
+        raise ScapError(f"cannot build its network ({first_line(error)[:200]}); {remedy}") from error
 
 
 def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example: Example | None, named: bool) -> None:
@@ -193,8 +207,8 @@ def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example:
         with torch.inference_mode():
             run(network.eval(), fitted(example, *device_and_precision(network)))
     except Exception as error:  # the user's forward may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ScapError(f"{path}: its network does not run on an example {described(example)}: {reason}") from error
+        words = f"its network does not run on an example {described(example)}: {first_line(error)}"
+        raise ScapError(f"{path}: {words}") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

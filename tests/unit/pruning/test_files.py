@@ -127,3 +127,29 @@ def test_a_bias_that_compensation_created_is_saved_and_loaded(tmp_path):
     loaded = load_network(tmp_path / "network", build=build)
     assert torch.equal(loaded(images), pruned(images))
     assert loaded[2].bias.requires_grad
+
+
+def fails():
+    return {}["key"]
+
+
+BUILDS = {
+    "a network": (nn.Conv2d(3, 4, 3), "build: is a Conv2d; give a function that makes the unpruned network"),
+    "text": ("vgg16", "build: is a str; give a function"),
+    "nothing": (lambda: None, "build: it gives the wrong thing: network: is a NoneType, not a torch.nn.Module"),
+    "a class": (lambda: nn.Conv2d, "build: it gives the wrong thing: network: is a type, not a torch.nn.Module"),
+    "wrapped": (lambda: nn.DataParallel(Joined()), "network: it is wrapped in DataParallel; pass `network.module`"),
+    "compiled": (lambda: torch.compile(Joined()), "network: it is compiled by torch.compile; pass `network._orig_mod`"),
+    "an error": (fails, "build: it fails with KeyError: 'key'"),
+    "an argument": (lambda channels: Joined(channels), "build: it fails with TypeError: .* missing 1 required"),
+}
+
+
+@pytest.mark.parametrize("load", [load_network, load_unpruned])
+@pytest.mark.parametrize("kind", BUILDS)
+def test_a_build_that_makes_no_network_is_told(kind, load, tmp_path):
+    build, message = BUILDS[kind]
+    save_network(tmp_path / "network", Joined())
+    with pytest.raises(ScapError, match=f"network: {message}" if message.startswith("build") else message) as raised:
+        load(tmp_path / "network", build=build)
+    assert "\n" not in str(raised.value)
