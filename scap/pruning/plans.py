@@ -18,6 +18,13 @@ Scores = Mapping[str, NDArray[np.float64]]  # layer -> score of each channel, (K
 Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT
 
 
+def mapped_plan(plan: Any) -> dict[str, Any]:
+    """What a plan says of each layer, from any mapping or a pandas Series."""
+    if not callable(getattr(plan, "items", None)):
+        raise ScapError(f"plan: is a {type(plan).__name__}; it must map layers to the channels that they keep")
+    return dict(plan.items())
+
+
 def channel_indices(layer: str, kept: Any) -> list[int]:
     """The channels kept of a layer as plain integers, from a list, range, NumPy array or tensor; no mask of booleans."""
     wrong = f"plan: layer {layer!r}: give the indices of the channels kept as integers, such as [0, 2]"

@@ -72,6 +72,7 @@ def state_of(network: nn.Module) -> State:
             tensors[name] = _encoded(name, value)
             encoded.append(name)
             continue
+        _check_values(name, value)
         place = value.untyped_storage()._cdata, value.storage_offset(), value.shape, value.stride()
         if value.numel() and places.setdefault(place, name) != name:
             tied[name] = places[place]
@@ -79,6 +80,13 @@ def state_of(network: nn.Module) -> State:
             tensors[name] = value.detach().cpu().clone()
     notes = {"versions": versions, "tied": tied, "encoded": encoded, "temporary": sorted(temporary)}
     return State(tensors, {key: value for key, value in notes.items() if value})
+
+
+def _check_values(name: str, tensor: Tensor) -> None:
+    if tensor.is_meta:
+        raise ScapError(f"network: {name!r} is on the device meta, without values; call to_empty(device='cpu') and load them")
+    if tensor.layout != torch.strided:
+        raise ScapError(f"network: {name!r} is of the layout {tensor.layout}; make it dense: .to_dense()")
 
 
 def _encoded(name: str, value: Any) -> Tensor:
