@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from scap.checks import check_dense
 from scap.errors import ScapError
 from scap.models.layers import replace_tensors, weighted_layers
 from scap.pruning.plans import Plan
@@ -72,7 +73,7 @@ def state_of(network: nn.Module) -> State:
             tensors[name] = _encoded(name, value)
             encoded.append(name)
             continue
-        _check_values(name, value)
+        check_dense(value, f"network: {name!r}")
         place = value.untyped_storage()._cdata, value.storage_offset(), value.shape, value.stride()
         if value.numel() and places.setdefault(place, name) != name:
             tied[name] = places[place]
@@ -80,13 +81,6 @@ def state_of(network: nn.Module) -> State:
             tensors[name] = value.detach().cpu().clone()
     notes = {"versions": versions, "tied": tied, "encoded": encoded, "temporary": sorted(temporary)}
     return State(tensors, {key: value for key, value in notes.items() if value})
-
-
-def _check_values(name: str, tensor: Tensor) -> None:
-    if tensor.is_meta:
-        raise ScapError(f"network: {name!r} is on the device meta, without values; call to_empty(device='cpu') and load them")
-    if tensor.layout != torch.strided:
-        raise ScapError(f"network: {name!r} is of the layout {tensor.layout}; make it dense: .to_dense()")
 
 
 def _encoded(name: str, value: Any) -> Tensor:

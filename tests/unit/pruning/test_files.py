@@ -217,8 +217,8 @@ NETWORKS = {
     "a class": (Joined, "network: is a type, not a torch.nn.Module"),
     "DataParallel": (nn.DataParallel(Joined()), "network: it is wrapped in DataParallel; pass `network.module`"),
     "compiled": (torch.compile(Joined()), "network: it is compiled by torch.compile; pass `network._orig_mod`"),
-    "meta": (Joined().to("meta"), "network: 'left.weight' is on the device meta, without values"),
-    "sparse": (Buffer(torch.eye(3).to_sparse()), r"network: 'kept' is of the layout torch\.sparse_coo; make it dense"),
+    "meta": (Joined().to("meta"), "network: 'left.weight' is on the device meta, which keeps no values"),
+    "sparse": (Buffer(torch.eye(3).to_sparse()), r"network: 'kept' is of the layout torch\.sparse_coo; make it a dense"),
     "versions": (Versioned(3, 4, 3), "network: the versions of its state are no dict of names"),
 }
 
