@@ -18,7 +18,7 @@ from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, mapped, run, tensors_of
 from scap.pruning.copies import check_network, first_line
 from scap.settings import given
-from scap.training.loop import _deterministic, _end, _Run, _start, _update_average
+from scap.training.loop import _deterministic, _end, _Run, _start, _update_average, check_loss
 from scap.training.optimiser import set_learning_rate
 from scap.training.processes import Shares, equal_everywhere, mean_over_processes, parallel, processes
 from scap.training.progress import History, fingerprint, load_progress, save_progress
@@ -165,9 +165,7 @@ def _epoch(
     if not seen:
         raise ScapError("data: it gave no batch in this epoch; a list or a DataLoader can be read again, an iterator cannot")
     mean = mean_over_processes(total / seen)
-    if not math.isfinite(mean):
-        problem = f"the loss is {mean} in epoch {epoch + 1}"
-        raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")
+    check_loss(mean, epoch, settings)
     return {"epoch": epoch + 1, "learning_rate": rate, "loss": mean}
 
 

@@ -240,7 +240,7 @@ WRONG = {
     "not finite": (
         (INPUTS, TARGETS),
         {"loss": lambda outputs, _: outputs.sum() * float("nan")},
-        r"learning_rate: the loss is nan in epoch 1 at 0\.05; try a smaller one",
+        r"learning_rate: the loss is nan in epoch 1 at 0\.05; try a smaller one, or a smaller weight_decay .* normalised",
     ),
     "evaluate": ((INPUTS, TARGETS), {"evaluate": lambda _: "good"}, "evaluate: it gives 'good'; give a number"),
     **{
