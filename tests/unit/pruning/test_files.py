@@ -141,6 +141,7 @@ BUILDS = {
     "a class": (lambda: nn.Conv2d, "build: it gives the wrong thing: network: is a type, not a torch.nn.Module"),
     "wrapped": (lambda: nn.DataParallel(Joined()), "network: it is wrapped in DataParallel; pass `network.module`"),
     "compiled": (lambda: torch.compile(Joined()), "network: it is compiled by torch.compile; pass `network._orig_mod`"),
+    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), r"network: '0' \(LazyConv2d\) has no weights yet; run the network"),
     "an error": (fails, "build: it fails with KeyError: 'key'"),
     "an argument": (lambda channels: Joined(channels), "build: it fails with TypeError: .* missing 1 required"),
 }
@@ -217,6 +218,7 @@ NETWORKS = {
     "a class": (Joined, "network: is a type, not a torch.nn.Module"),
     "DataParallel": (nn.DataParallel(Joined()), "network: it is wrapped in DataParallel; pass `network.module`"),
     "compiled": (torch.compile(Joined()), "network: it is compiled by torch.compile; pass `network._orig_mod`"),
+    "lazy": (nn.Sequential(nn.LazyConv2d(4, 3)), r"network: '0' \(LazyConv2d\) has no weights yet; run the network"),
     "meta": (Joined().to("meta"), "network: 'left.weight' is on the device meta, which keeps no values"),
     "sparse": (Buffer(torch.eye(3).to_sparse()), r"network: 'kept' is of the layout torch\.sparse_coo; make it a dense"),
     "versions": (Versioned(3, 4, 3), "network: the versions of its state are no dict of names"),
