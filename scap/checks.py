@@ -1,6 +1,7 @@
 """Checks of what users pass to the library: one ScapError line instead of an error deep inside. Imports no torch."""
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from scap.errors import ScapError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 
 def check_number(value: Any, name: str, low: float = -math.inf, high: float = math.inf, *, whole: bool = False) -> None:
@@ -20,6 +22,36 @@ def check_number(value: Any, name: str, low: float = -math.inf, high: float = ma
     if not low <= value <= high or value in (math.inf, -math.inf):
         lies = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be {low:g} or more" if low > -math.inf else "be finite"
         raise ScapError(f"{name} is {value}; it must {lies}")
+
+
+def checked_names(values: Any, name: str) -> list[str]:
+    """The names that `values` lists; ScapError for a single text, whose letters would be names, and for what holds others."""
+    remedy = "give a list of layers' names, such as ['conv1']"
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ScapError(f"{name} is {values!r:.60} ({type(values).__name__}); {remedy}")
+    names = list(values)
+    if not names:
+        raise ScapError(f"{name}: none is given; name one at least, or give None for all that can be pruned")
+    for each in names:
+        if not isinstance(each, str):
+            raise ScapError(f"{name} holds {each!r:.60} ({type(each).__name__}); {remedy}")
+    return names
+
+
+def checked_mapping(values: Any, name: str, meaning: str) -> dict[str, Any]:
+    """Any mapping, or a pandas Series, as a dict; ScapError where it is none."""
+    if not callable(getattr(values, "items", None)):
+        raise ScapError(f"{name}: is a {type(values).__name__}; it must map {meaning}")
+    return dict(values.items())
+
+
+def check_dense(tensor: "Tensor", name: str) -> None:
+    """ScapError where a tensor has no values, or not all of them in memory."""
+    if tensor.is_meta:
+        raise ScapError(f"{name} is on the device meta, which keeps no values; make it on another one")
+    if tensor.is_nested or str(tensor.layout) != "torch.strided":
+        kind = "nested" if tensor.is_nested else f"of the layout {tensor.layout}"
+        raise ScapError(f"{name} is {kind}; make it a dense tensor, as by to_dense()")
 
 
 def check_finite(values: "NDArray[np.floating]", what: str) -> None:

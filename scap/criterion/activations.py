@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from scap.checks import check_dense, checked_names
 from scap.criterion.chains import Follower, Hooks, Receive
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered, mapped, tensors_of
@@ -41,6 +42,7 @@ def record_activations(
     hold. The file appears only when it is complete.
     """
     check_network(network)
+    layers = checked_names(layers, "layers")
     check_layers(network, layers, coupled)
     if outputs not in OUTPUTS:
         raise ScapError(f"outputs: {outputs!r} is unknown; choose from {', '.join(OUTPUTS)}")
@@ -70,6 +72,8 @@ def checked_images(images: Example, batch_size: int = 1) -> Example:
     if not found:
         kind = type(images).__name__
         raise ScapError(f"images is a {kind}; give a tensor (N, channels, H, W), a tuple or dict of tensors, or a DataLoader")
+    for tensor in found:
+        check_dense(tensor, "images")
     if isinstance(images, Tensor) and (images.ndim != 4 or not images.numel() or not images.is_floating_point()):
         raise ScapError(f"images: {tuple(images.shape)} of {images.dtype}; give normalised floats (N, channels, H, W)")
     if batch_size < 1:
@@ -82,10 +86,8 @@ def checked_images(images: Example, batch_size: int = 1) -> Example:
 
 
 def check_layers(network: nn.Module, layers: Sequence[str], coupled: bool = False) -> None:
-    """Raise ScapError where there are no layers, or one of them is no ungrouped convolution of `network` (or of a group)."""
+    """Raise ScapError where one of the layers is no ungrouped convolution of `network` (or of a group)."""
     known = weighted_layers(network) if coupled else conv_layers(network)
-    if not layers:
-        raise ScapError("layers: none is given; name an ungrouped convolution, or give None for all that can be pruned")
     for layer in layers:
         if layer not in known:
             raise ScapError(not_a_layer(network, layer, coupled))

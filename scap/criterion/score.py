@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from scap.checks import checked_names
 from scap.criterion.activations import check_layers, checked_images, part, record_activations
 from scap.criterion.autoencoder import fidelities
 from scap.criterion.chains import Hooks
@@ -75,6 +76,7 @@ def score_network(
         (['layer', 'channel', 'l1', 'score'], 8)
     """
     check_network(network)
+    layers = None if layers is None else checked_names(layers, "layers")
     criterion, autoencoder = checked_settings(criterion, autoencoder)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
     of_images = needed & {"outputs", "autoencoder", "images"}  # else weights tell all

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,16 @@ from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
 from scap.models.layers import weighted_layers
 from scap.models.names import own_function
+from scap.pruning.copies import check_network, first_line
 from scap.pruning.history import applied, last_applied, note
-from scap.pruning.plans import Plan, channel_indices
+from scap.pruning.plans import Plan, channel_indices, mapped_plan
 from scap.pruning.state import NOTES, State, fill, fit_shapes, is_complete, state_of
 from scap.reading import open_tensors
 from scap.tensors import save_tensors
 
 FORMAT = "scap-network-1"
 FIELDS = ("architecture", "arguments", "plan", "example_shape", "extra")
+NO_SHAPE = "example_shape: give the sizes of an input, whole numbers of 0 or more, such as images.shape or (1, 3, 32, 32)"
 MOST_VALUES = 2**22  # of an input that is made from its saved shape for a network of one's own
 
 
@@ -49,26 +52,36 @@ def save_network(
         plan: The plan that it was pruned by; by default what the surgery noted on it (of a network that was pruned twice
             the two in one).
         example_shape: (N, channels, H, W) of an input.
-        extra: Anything that JSON can hold.
+        extra: A dict of anything that JSON can hold.
 
     Raises:
-        ScapError: Where the plan is not the network's, for what JSON cannot hold, and where the file cannot be written.
+        ScapError: For a network that is wrapped, compiled or without values, where the plan is not the network's, for
+            arguments of other types or that JSON cannot hold, and where the file cannot be written.
 
     Example:
         >>> import scap, torch
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
         >>> scap.save_network("network.safetensors", network, example_shape=(1, 3, 8, 8))
     """
+    check_network(network)
     plan = _own_plan(network, plan)
+    sizes = None if example_shape is None else _sizes(example_shape)
     state = state_of(network).halved()
-    shape = None if example_shape is None else [int(size) for size in example_shape]
-    values = (architecture, arguments or {}, plan, shape, extra or {})
+    values = (architecture, {} if arguments is None else arguments, plan, sizes, {} if extra is None else extra)
+    fields = dict(zip(FIELDS, values, strict=True)) | state.notes
+    _check_types(fields)
     try:
-        metadata = json.dumps(dict(zip(FIELDS, values, strict=True)) | state.notes)
-    except TypeError as error:
+        metadata = json.dumps(fields)
+    except (TypeError, ValueError, RecursionError) as error:
         raise ScapError(f"{path}: arguments and extra must hold what JSON can hold ({error})") from error
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(Path(path), state.tensors, {FORMAT: metadata})  # one key: several are written in random order
+    save_tensors(path, state.tensors, {FORMAT: metadata})  # one key: several are written in random order
+
+
+def _sizes(shape: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(size) for size in shape]
+    except TypeError as error:
+        raise ScapError(NO_SHAPE) from error
 
 
 def _own_plan(network: nn.Module, plan: Plan | None) -> Plan | None:
@@ -76,7 +89,7 @@ def _own_plan(network: nn.Module, plan: Plan | None) -> Plan | None:
     noted = applied(network)
     if plan is None:
         return noted
-    plan = {layer: channel_indices(layer, kept) for layer, kept in plan.items()}
+    plan = {layer: channel_indices(layer, kept) for layer, kept in mapped_plan(plan).items()}
     if noted is None:
         _check_widths(network, plan)
         return plan or None
@@ -109,7 +122,7 @@ def load_network(
 
     Args:
         path: The file.
-        build: Makes the unpruned network, where the file names no architecture.
+        build: A function that makes the unpruned network, where the file names no architecture.
         example: An input on which a pruned network is run once; zeros of the saved shape by default.
         run_code: Whether a Python file that is named as the architecture (FILE.py:FUNCTION) may be run. Say so of files
             that you trust.
@@ -154,7 +167,7 @@ def _made(
     with _naming(path):
         with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
             if build is not None:
-                network = build()
+                network = _built(build)
             else:
                 with torch.device("meta"):
                     network = _build_named(path, metadata, run_code)
@@ -163,6 +176,20 @@ def _made(
                     network = _build_named(path, metadata, run_code)
         fit_shapes(network, state, plan)
         fill(network, state)
+    return network
+
+
+def _built(build: Callable[[], nn.Module]) -> nn.Module:
+    if isinstance(build, nn.Module) or not callable(build):
+        raise ScapError(f"build: is a {type(build).__name__}; give a function that makes the unpruned network")
+    try:
+        network = build()
+    except Exception as error:  # it is the user's
+        raise ScapError(f"build: it fails with {type(error).__name__}: {first_line(error)}") from error
+    try:
+        check_network(network)
+    except ScapError as error:
+        raise ScapError(f"build: it gives the wrong thing: {error}") from error
     return network
 
 
@@ -178,8 +205,7 @@ def _build_named(path: str | Path, metadata: dict[str, Any], run_code: bool) -> 
     try:
         return build_network(metadata["architecture"], **metadata["arguments"])
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ScapError(f"cannot build its network ({reason}); {remedy}") from error
+        raise ScapError(f"cannot build its network ({first_line(error)[:200]}); {remedy}") from error
 
 
 def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example: Example | None, named: bool) -> None:
@@ -193,8 +219,8 @@ def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example:
         with torch.inference_mode():
             run(network.eval(), fitted(example, *device_and_precision(network)))
     except Exception as error:  # the user's forward may raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ScapError(f"{path}: its network does not run on an example {described(example)}: {reason}") from error
+        words = f"its network does not run on an example {described(example)}: {first_line(error)}"
+        raise ScapError(f"{path}: {words}") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -211,29 +237,33 @@ def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], State
             fields = json.loads(file.metadata[FORMAT])
             _check_types(fields)
         except (LookupError, TypeError, ValueError, RecursionError) as error:
-            raise DamagedFile(path, f"the file is damaged ({error!r})") from error
+            reason = error if isinstance(error, ScapError) else repr(error)
+            raise DamagedFile(path, f"the file is damaged ({reason})") from error
         tensors = {name: file.file.get_tensor(name).clone() for name in file.names} if weights else {}
     return fields, State(tensors, fields).doubled()
 
 
 def _check_types(fields: dict[str, Any]) -> None:
+    """ScapError where a field is not what `load_network` takes: asked before a file is written, and after it is read."""
     kinds = {"architecture": str, "arguments": dict, "plan": dict, "example_shape": list, "extra": dict}
     for field, kind in kinds.items():
         optional = type(None) if field in ("architecture", "plan", "example_shape") else kind
         if not isinstance(fields[field], kind | optional):
-            raise TypeError(f"{field} is no {kind.__name__}")
+            raise ScapError(f"{field}: is a {type(fields[field]).__name__}; it must be a {kind.__name__}")
     for field, kind in NOTES.items():
         note = fields.get(field, kind())
         values = note.values() if isinstance(note, dict) else ()
         types = (str,) if field == "tied" else (int, type(None))
         names = isinstance(note, kind) and all(isinstance(name, str) for name in note)
         if not names or not all(isinstance(value, types) for value in values):
-            raise TypeError(f"{field} is no {kind.__name__} of names")
+            raise ScapError(f"network: the {field} of its state are no {kind.__name__} of names")
+    if not all(isinstance(name, str) for name in fields["arguments"]):
+        raise ScapError("arguments: their names must be text")
     for layer, kept in (fields["plan"] or {}).items():
         if not isinstance(kept, list) or not all(type(channel) is int and channel >= 0 for channel in kept):
-            raise TypeError(f"the plan of layer {layer!r} is no list of channels")
+            raise ScapError(f"plan: layer {layer!r}: its channels must be whole numbers of 0 or more")
     if not all(type(size) is int and size >= 0 for size in fields["example_shape"] or []):
-        raise TypeError("example_shape is no list of sizes")
+        raise ScapError(NO_SHAPE)
 
 
 @contextmanager

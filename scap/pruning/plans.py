@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scap.checks import check_number
+from scap.checks import check_number, checked_mapping
 from scap.errors import ScapError
 from scap.reading import FRACTION, channel_values
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 Scores = Mapping[str, NDArray[np.float64]]  # layer -> score of each channel, (K,)
 Plan = dict[str, list[int]]  # layer (module path) -> increasing indices of the output channels that are KEPT
+
+
+def mapped_plan(plan: Any) -> dict[str, Any]:
+    """What a plan says of each layer, from any mapping or a pandas Series."""
+    return checked_mapping(plan, "plan", "layers to the channels that they keep")
 
 
 def channel_indices(layer: str, kept: Any) -> list[int]:
@@ -105,7 +110,7 @@ def best_channels(scores: Scores, widths: Mapping[str, int], multiple: int, min_
     """As `plan_of_widths`, of checked scores."""
     check_number(multiple, "multiple", 1, whole=True)
     check_number(min_channels, "min_channels", 1, whole=True)
-    plan = {}
+    widths, plan = checked_mapping(widths, "widths", "layers to how many channels they keep"), {}
     for layer, values in scores.items():
         if layer not in widths:
             raise ScapError(f"layer {layer}: no width is given for it; the two criteria score different layers")
@@ -119,12 +124,15 @@ def best_channels(scores: Scores, widths: Mapping[str, int], multiple: int, min_
 def layer_scores(table: "pd.DataFrame", channels: Mapping[str, int] | None = None) -> dict[str, NDArray[np.float64]]:
     """The checked scores of each layer by channel, (K,); `channels`: K of each layer that the table must hold."""
     scores = channel_values(table, "score", FRACTION)
-    for layer, count in (channels or {}).items():
+    if channels is None:
+        return scores
+    channels = checked_mapping(channels, "channels", "layers to how many channels they have")
+    for layer, count in channels.items():
         if layer not in scores:
             raise ScapError(f"score table: layer {layer} is missing; make the scores of this network again")
         if len(scores[layer]) != count:
             problem = f"layer {layer} has {len(scores[layer])} channels, but the network's has {count}"
             raise ScapError(f"score table: {problem}; make the scores of this network again")
-    if channels is not None and (unknown := scores.keys() - channels.keys()):
+    if unknown := scores.keys() - channels.keys():
         raise ScapError(f"score table: layer {min(unknown)} is not among the layers to be pruned; make the scores again")
-    return scores if channels is None else {layer: scores[layer] for layer in channels}
+    return {layer: scores[layer] for layer in channels}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from scap.checks import check_dense
 from scap.errors import ScapError
 from scap.models.layers import replace_tensors, weighted_layers
 from scap.pruning.plans import Plan
@@ -72,6 +73,7 @@ def state_of(network: nn.Module) -> State:
             tensors[name] = _encoded(name, value)
             encoded.append(name)
             continue
+        check_dense(value, f"network: {name!r}")
         place = value.untyped_storage()._cdata, value.storage_offset(), value.shape, value.stride()
         if value.numel() and places.setdefault(place, name) != name:
             tied[name] = places[place]

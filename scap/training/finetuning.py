@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from scap.checks import check_number
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, mapped, run, tensors_of
 from scap.pruning.copies import check_network, first_line
 from scap.settings import given
-from scap.training.loop import _deterministic, _end, _Run, _start, _update_average
+from scap.training.loop import _deterministic, _end, _Run, _start, _update_average, check_loss
 from scap.training.optimiser import set_learning_rate
 from scap.training.processes import Shares, equal_everywhere, mean_over_processes, parallel, processes
 from scap.training.progress import History, fingerprint, load_progress, save_progress
@@ -25,6 +26,7 @@ from scap.training.settings import TrainingSettings, learning_rate_at
 
 Loss = Callable[[Any, Any], Tensor]
 Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
+OWN = ("epoch", "learning_rate", "loss", "seconds")  # of a row of the history
 OF_IMAGES = ("flip", "crop", "cutout", "padding", "alternating_flip", "small_images", "distillation")
 
 
@@ -54,8 +56,9 @@ def finetune(
             Augmentation is the data's.
         loss: A function of the network's outputs and the targets that gives a mean over images; the cross entropy by
             default. Over several processes the loss of a batch is the mean of the losses of its equal parts.
-        evaluate: Called with the network after each epoch, in evaluation mode, without gradients: a number, or several.
-        seed: Of the order and of what the network and the data draw.
+        evaluate: Called with the network after each epoch, in evaluation mode, without gradients: a number, or several by
+            names that a row of the history does not have yet.
+        seed: A whole number of 0 or more. Of the order and of what the network and the data draw.
         resume: A file that holds the state after each epoch. A killed run that is started again in the same way resumes from
             it and ends with the same weights bit for bit; one that has ended gives them at once. A file of another run (of
             another network, settings, seed, number of processes, tensors) is not taken, and the log says so. Delete it when
@@ -81,11 +84,15 @@ def finetune(
         [1, 2]
     """
     check_network(network)
+    check_number(seed, "seed", 0, whole=True)
+    for name, function in {"loss": loss, "evaluate": evaluate, "report": report}.items():
+        if function is not None and not callable(function):
+            raise ScapError(f"{name}: is a {type(function).__name__}; give a function")
     _check_settings(given(settings, TrainingSettings, "settings"), loss)
     loss = loss or partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
     batches = _batches(data, settings, seed)
     device = device_and_precision(network)[0]
-    state = _start(network, None, settings, seed, device)
+    state = _start(network, None, settings, int(seed), device)
     kept = network if state.average is None else state.average
     progress = None if resume is None else _Progress(Path(resume), state, data, version)
     history = [] if progress is None else progress.load()
@@ -158,9 +165,7 @@ def _epoch(
     if not seen:
         raise ScapError("data: it gave no batch in this epoch; a list or a DataLoader can be read again, an iterator cannot")
     mean = mean_over_processes(total / seen)
-    if not math.isfinite(mean):
-        problem = f"the loss is {mean} in epoch {epoch + 1}"
-        raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")
+    check_loss(mean, epoch, settings)
     return {"epoch": epoch + 1, "learning_rate": rate, "loss": mean}
 
 
@@ -199,9 +204,12 @@ def _evaluation(evaluate: Evaluate, network: nn.Module) -> dict[str, float]:
     network.train(training)
     named = found if isinstance(found, Mapping) else {"evaluation": found}
     try:
-        return {str(name): float(value) for name, value in named.items()}
+        row = {str(name): float(value) for name, value in named.items()}
     except (TypeError, ValueError) as error:
         raise ScapError(f"evaluate: it gives {found!r}; give a number, or a mapping of names to numbers") from error
+    if taken := row.keys() & OWN:
+        raise ScapError(f"evaluate: it names a number {min(taken)!r}, as the history names one of its own; name it otherwise")
+    return row
 
 
 class _Batches:
@@ -220,20 +228,30 @@ class _Batches:
         return iter(self.loader)
 
 
+def _length(data: Any) -> int | None:
+    """None where there is none: a DataLoader has one only where its data set does."""
+    try:
+        return len(data)
+    except (TypeError, NotImplementedError):
+        return None
+
+
 def _batches(data: Any, settings: TrainingSettings, seed: int) -> _Batches:
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
         if len(data[0]) != len(data[1]):
             raise ScapError(f"data: {len(data[0])} inputs, but {len(data[1])} targets; there must be one for each")
         data = TensorDataset(*data)
-    if isinstance(data, Dataset) and isinstance(data, Sized):
-        shares = Shares(len(data), settings.batch_size, seed)
+    count = _length(data)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and count is not None:
+        shares = Shares(count, settings.batch_size, seed)
         return _Batches(DataLoader(data, batch_sampler=shares), shares)
-    if not isinstance(data, Iterable) or not isinstance(data, Sized) or not len(data):
-        kind = "holds no batch" if isinstance(data, Sized) else f"{type(data).__name__} has no length"
+    if not isinstance(data, Iterable) or isinstance(data, IterableDataset) or not count:
+        name = type(getattr(data, "dataset", data)).__name__
+        kind = f"{name} has no length" if count is None else f"{name} cannot be shuffled" if count else "holds no batch"
         raise ScapError(f"data: {kind}; give (inputs, targets), a data set, or a DataLoader or list of batches")
     size = getattr(data, "batch_size", None)
     if size is not None and size * processes().count != settings.batch_size:
         found = f"{size} in each of {processes().count} processes" if processes().count > 1 else f"{size}"
         raise ScapError(f"batch_size: {settings.batch_size}, but the loader's batches hold {found}; give the same number")
-    equal_everywhere(len(data), "data: the processes have different numbers of batches; use a DistributedSampler")
+    equal_everywhere(count, "data: the processes have different numbers of batches; use a DistributedSampler")
     return _Batches(data, None)

@@ -69,7 +69,9 @@ def evaluate(
     network.train(was_training)
     if wrong:
         problem = f"the network's outputs for {int(wrong)} of {len(images)} images are NaN or infinite"
-        raise ScapError(f"{problem}: it has diverged, or its file is damaged; train it again, at a smaller learning_rate")
+        raise ScapError(
+            f"{problem}: it has diverged, or its file is damaged; train it again, at a smaller learning_rate or weight_decay"
+        )
     return 100 * int(correct) / len(images)
 
 
@@ -219,6 +221,16 @@ def _deterministic(seed: int, epoch: int, device: torch.device) -> Iterator[None
         yield
 
 
+def check_loss(loss: float, epoch: int, settings: TrainingSettings) -> None:
+    """ScapError where the mean loss of an epoch, counted from 0, is not finite."""
+    if not math.isfinite(loss):
+        problem = f"the loss is {loss} in epoch {epoch + 1} at {settings.learning_rate}"
+        decay = f"or a smaller weight_decay (it is {settings.weight_decay})"
+        raise ScapError(
+            f"learning_rate: {problem}; try a smaller one, {decay}, and see that the data are normalised and hold no NaN"
+        )
+
+
 def _end(network: nn.Module, kept: nn.Module, settings: TrainingSettings, device: Device) -> None:
     """Give `network` the values that are kept, in the precision that they are saved in."""
     network.load_state_dict(kept.state_dict())
@@ -275,9 +287,7 @@ def train(
         start = time.perf_counter()
         with _deterministic(seed, epoch, data.device):
             row = {"epoch": epoch + 1, **_train_epoch(run, data, dataset.mean, dataset.std, epoch)}
-        if not math.isfinite(row["loss"]):
-            problem = f"the loss is {row['loss']} in epoch {epoch + 1}"
-            raise ScapError(f"learning_rate: {problem} at {settings.learning_rate}; try a smaller one")
+        check_loss(row["loss"], epoch, settings)
         row["holdout_top1"] = evaluate(kept, dataset.holdout, dataset.mean, dataset.std, device)
         row["seconds"] = time.perf_counter() - start
         history.append(row)

@@ -8,6 +8,7 @@ from scap.errors import ScapError
 from scap.settings import Settings, described, option
 
 SHARE: dict[str, Any] = {"minimum": 0, "maximum": 1}
+LARGEST = 10**6  # far above all that is of use, far below what float32 and float64 no longer hold
 BELOW_ONE: dict[str, Any] = {"minimum": 0, "exclusiveMaximum": 1}
 
 
@@ -20,9 +21,9 @@ class TrainingSettings(Settings):
 
     epochs: int = option("passes over the training images", minimum=0)
     batch_size: int = option("images per step", minimum=1)
-    learning_rate: float = option("peak learning rate of SGD", exclusiveMinimum=0)
+    learning_rate: float = option("peak learning rate of SGD", exclusiveMinimum=0, maximum=LARGEST)
     momentum: float = option("momentum of SGD", 0.9, **BELOW_ONE)
-    weight_decay: float = option("L2 penalty", 5e-4, minimum=0)
+    weight_decay: float = option("L2 penalty", 5e-4, minimum=0, maximum=LARGEST)
     schedule: str = option(
         "how the learning rate falls to zero after the warmup: in a line, or as half a cosine",
         "one-cycle",
@@ -35,7 +36,7 @@ class TrainingSettings(Settings):
     cutout: int = option("side of a square that is blanked, pixels", 0, minimum=0)
     ema: float = option("decay per step of the weights' moving average, which is what is kept", 0.0, **BELOW_ONE)
     distillation: float = option("weight of the teacher's softened logits against that of the labels", 0.0, **SHARE)
-    temperature: float = option("temperature of the distillation", 4.0, exclusiveMinimum=0)
+    temperature: float = option("temperature of the distillation", 4.0, exclusiveMinimum=0, maximum=LARGEST)
     precision: str = option(
         "of convolutions and linear layers; bfloat16 where the hardware computes in it (most GPUs, CPUs with AVX-512 BF16 or "
         "AMX), else float32; weights, sums and measurements are float32 either way",
@@ -54,7 +55,10 @@ class TrainingSettings(Settings):
         **BELOW_ONE,
     )
     bias_rate: float = option(
-        "multiplies the rate of the biases of batch norms and divides their weight decay", 1.0, exclusiveMinimum=0
+        "multiplies the rate of the biases of batch norms and divides their weight decay",
+        1.0,
+        minimum=1 / LARGEST,
+        maximum=LARGEST,
     )
     padding: str = option("what random crops see outside of an image", "black", choices=("black", "reflected"))
     alternating_flip: bool = option("mirror every image in every second epoch, where `flip` mirrors by chance", False)

@@ -318,6 +318,10 @@ def test_the_callers_world_changes_no_activation(images, tmp_path, world):
         (lambda images: None, "is a NoneType; give a tensor"),
         (lambda images: (images, images[:2]), "different numbers of images"),
         (lambda images: iter([]), "the loader gives nothing"),
+        (lambda images: images.to_sparse(), r"^images is of the layout torch\.sparse_coo; make it a dense tensor"),
+        (lambda images: (images, images.to_sparse()), r"^images is of the layout torch\.sparse_coo; make it a dense tensor"),
+        (lambda images: torch.nested.as_nested_tensor(list(images), layout=torch.jagged), "^images is nested; make it a dense"),
+        (lambda images: images.to("meta"), "^images is on the device meta, which keeps no values"),
     ],
 )
 def test_wrong_images_are_named(images, tmp_path, change, message):
@@ -341,6 +345,8 @@ def test_unused_and_reused_layers_are_named(images, tmp_path, outputs):
     [
         ({"layers": ["z"]}, "layer 'z' is no ungrouped convolution; choose from a, b, c, d, e"),
         ({"layers": []}, "layers: none is given"),
+        ({"layers": "ab"}, r"^layers is 'ab' \(str\); give a list of layers' names, such as \['conv1'\]"),
+        ({"layers": [0]}, r"^layers holds \d \(int\); give a list"),
         ({"outputs": "after"}, "outputs: 'after' is unknown; choose from activated, convolution"),
         ({"dtype": torch.bfloat16}, "dtype: torch.bfloat16 cannot be stored"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),

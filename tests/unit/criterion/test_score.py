@@ -150,14 +150,27 @@ def test_a_pass_reads_no_value_back(representation, balance):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["block9.conv"], "layer 'block9.conv' is no ungrouped convolution"),
-        (["bn1"], "layer 'bn1' is no ungrouped convolution"),
+        (["block9.conv"], "layer 'block9.conv' is no (ungrouped convolution|convolution or linear layer)"),
+        (["bn1"], "layer 'bn1' is no (ungrouped convolution|convolution or linear layer)"),
         ([], "layers: none is given"),
+        (3, r"^layers is 3 \(int\); give a list of layers' names"),
+        ("conv1", r"^layers is 'conv1' \(str\); give a list of layers' names"),  # no layers c, o, n, v, 1
+        (["conv1", 3], r"^layers holds \d \(int\); give a list"),
+        ([["conv1"]], r"^layers holds \['conv1'\] \(list\); give a list"),
     ],
 )
-def test_a_layer_that_cannot_be_scored_is_named(network, images, term, layers, message):
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_layer_that_cannot_be_scored_is_named(network, images, term, layers, message, coupled):
+    criterion = scap.CriterionSettings(terms={term: 1})
     with pytest.raises(scap.ScapError, match=message):
-        scap.score_network(network, images, layers=layers, criterion=scap.CriterionSettings(terms={term: 1}))
+        scap.score_network(network, images, layers=layers, criterion=criterion, coupled=coupled)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, np.array, pd.Series, dict.fromkeys])
+def test_layers_may_come_in_any_collection(network, images, kind):
+    names, criterion = ["layer2.0.conv1", "layer1.0.conv1"], scap.CriterionSettings(terms={"rms": 1})
+    expected = scap.score_network(network, images, layers=names, criterion=criterion)
+    assert scap.score_network(network, images, layers=kind(names), criterion=criterion).equals(expected)
 
 
 class Branched(nn.Module):

@@ -1,5 +1,6 @@
 """Networks saved by scap.pruning.surgery load from their own file alone, with bit-equal outputs."""
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -127,3 +128,130 @@ def test_a_bias_that_compensation_created_is_saved_and_loaded(tmp_path):
     loaded = load_network(tmp_path / "network", build=build)
     assert torch.equal(loaded(images), pruned(images))
     assert loaded[2].bias.requires_grad
+
+
+def fails():
+    return {}["key"]
+
+
+BUILDS = {
+    "a network": (nn.Conv2d(3, 4, 3), "build: is a Conv2d; give a function that makes the unpruned network"),
+    "text": ("vgg16", "build: is a str; give a function"),
+    "nothing": (lambda: None, "build: it gives the wrong thing: network: is a NoneType, not a torch.nn.Module"),
+    "a class": (lambda: nn.Conv2d, "build: it gives the wrong thing: network: is a type, not a torch.nn.Module"),
+    "wrapped": (lambda: nn.DataParallel(Joined()), "network: it is wrapped in DataParallel; pass `network.module`"),
+    "compiled": (lambda: torch.compile(Joined()), "network: it is compiled by torch.compile; pass `network._orig_mod`"),
+    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(4, 3)), r"network: '0' \(LazyConv2d\) has no weights yet; run the network"),
+    "an error": (fails, "build: it fails with KeyError: 'key'"),
+    "an argument": (lambda channels: Joined(channels), "build: it fails with TypeError: .* missing 1 required"),
+}
+
+
+@pytest.mark.parametrize("load", [load_network, load_unpruned])
+@pytest.mark.parametrize("kind", BUILDS)
+def test_a_build_that_makes_no_network_is_told(kind, load, tmp_path):
+    build, message = BUILDS[kind]
+    save_network(tmp_path / "network", Joined())
+    with pytest.raises(ScapError, match=f"network: {message}" if message.startswith("build") else message) as raised:
+        load(tmp_path / "network", build=build)
+    assert "\n" not in str(raised.value)
+
+
+def circular():
+    values: list = []
+    values.append(values)
+    return {"values": values}
+
+
+def deep():
+    values: list = []
+    for _ in range(100_000):
+        values = [values]
+    return {"values": values}
+
+
+class Buffer(nn.Module):
+    """A network that holds a tensor of any kind."""
+
+    def __init__(self, tensor):
+        super().__init__()
+        self.register_buffer("kept", tensor)
+
+
+class Versioned(nn.Conv2d):
+    _version = "two"
+
+
+SHAPES = r"^example_shape: give the sizes of an input, whole numbers of 0 or more, such as images\.shape"
+ARGUMENTS = {
+    "plan": ([[0], 3, {0}, "left"], r"^plan: is a \w+; it must map layers to the channels that they keep$"),
+    "example_shape": ([torch.rand(2, 3, 4, 4), 3, 3.0, (-1, 3), (1.5, 3), "1338", [[1, 3]], (None,)], SHAPES),
+    "extra": ([[1], [], 3, "text", (("a", 1),)], r"^extra: is a \w+; it must be a dict$"),
+    "arguments": ([[1], (), 3, "width"], r"^arguments: is a \w+; it must be a dict$"),
+    "architecture": ([3, Joined, ["vgg16"]], r"^architecture: is a \w+; it must be a str$"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (values, _) in ARGUMENTS.items() for value in values])
+def test_an_argument_that_could_not_be_read_again_is_not_written(name, value, tmp_path):
+    with pytest.raises(ScapError, match=ARGUMENTS[name][1]):
+        save_network(tmp_path / "network", Joined(), **{name: value})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["arguments", "extra"])
+@pytest.mark.parametrize("value", [circular(), deep(), {"a": {1}}, {"a": b"1"}])
+def test_what_json_cannot_hold_is_not_written(name, value, tmp_path):
+    with pytest.raises(ScapError, match="arguments and extra must hold what JSON can hold"):
+        save_network(tmp_path / "network", Joined(), **{name: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_have_names(tmp_path):
+    """JSON would make text of the number, and the file give other arguments than were saved."""
+    with pytest.raises(ScapError, match="arguments: their names must be text"):
+        save_network(tmp_path / "network", Joined(), arguments={1: 2})
+
+
+NETWORKS = {
+    "no module": ({"a": 1}, "network: is a dict, not a torch.nn.Module"),
+    "a class": (Joined, "network: is a type, not a torch.nn.Module"),
+    "DataParallel": (nn.DataParallel(Joined()), "network: it is wrapped in DataParallel; pass `network.module`"),
+    "compiled": (torch.compile(Joined()), "network: it is compiled by torch.compile; pass `network._orig_mod`"),
+    "lazy": (nn.Sequential(nn.LazyConv2d(4, 3)), r"network: '0' \(LazyConv2d\) has no weights yet; run the network"),
+    "meta": (Joined().to("meta"), "network: 'left.weight' is on the device meta, which keeps no values"),
+    "sparse": (Buffer(torch.eye(3).to_sparse()), r"network: 'kept' is of the layout torch\.sparse_coo; make it a dense"),
+    "versions": (Versioned(3, 4, 3), "network: the versions of its state are no dict of names"),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_that_could_not_be_loaded_is_not_written(kind, tmp_path):
+    network, message = NETWORKS[kind]
+    with pytest.raises(ScapError, match=message):
+        save_network(tmp_path / "network", network)
+    assert not list(tmp_path.iterdir())
+
+
+def test_negative_channels_are_not_written(tmp_path):
+    with pytest.raises(ScapError, match="plan: layer 'left': its channels must be whole numbers of 0 or more"):
+        save_network(tmp_path / "network", Joined(), plan={"left": [-1, 0, 1, 2]})
+
+
+def test_a_place_below_a_file_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "network", tmp_path / "file" / "deep" / "network"):
+        with pytest.raises(ScapError, match="network: cannot be written"):
+            save_network(place, Joined())
+
+
+@pytest.mark.parametrize("shape", [torch.Size([1, 3, 8, 8]), [1, 3, 8, 8], torch.tensor([1, 3, 8, 8]), range(3), ()])
+def test_sizes_may_come_as_any_whole_numbers(shape, tmp_path):
+    save_network(tmp_path / "network", Joined(), example_shape=shape)
+    assert read_metadata(tmp_path / "network")["example_shape"] == [int(size) for size in shape]
+
+
+@pytest.mark.parametrize("kind", [dict, pd.Series])
+def test_a_plan_may_be_any_mapping(kind, tmp_path):
+    save_network(tmp_path / "network", Joined(), plan=kind({"left": [0, 1, 2, 3]}))
+    assert read_metadata(tmp_path / "network")["plan"] == {"left": [0, 1, 2, 3]}

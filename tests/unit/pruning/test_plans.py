@@ -97,6 +97,21 @@ def test_wrong_widths_are_named(width):
         plan_of_widths(TABLE, {"a": 1, "b": width})
 
 
+@pytest.mark.parametrize("value", [None, 3, [4, 3], "ab", ("a", 4), {"a", "b"}])
+def test_what_maps_no_layers_is_named(value):
+    calls = {"widths": lambda: plan_of_widths(TABLE, value)}
+    if value is not None:  # numbers of channels may be left out
+        calls["channels"] = lambda: plan_at(TABLE, 0.5, channels=value)
+    for name, call in calls.items():
+        with pytest.raises(ScapError, match=rf"^{name}: is a \w+; it must map layers to how many channels they"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [dict, pd.Series])
+def test_widths_and_channels_may_be_a_series(kind):
+    assert plan_of_widths(TABLE, kind({"a": 1, "b": 2}), channels=kind(CHANNELS)) == {"a": [1], "b": [0, 2]}
+
+
 @pytest.mark.parametrize("threshold", [0, np.float32(0), np.int64(0), -0.0])
 def test_numbers_of_numpy_are_numbers(threshold):
     assert plan_at(TABLE, threshold) == {"a": [0, 1, 2, 3], "b": [0, 1, 2]}

@@ -1,10 +1,11 @@
 """Fine-tuning with data, loss and evaluation of one's own."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import scap
 from scap.errors import ScapError
@@ -88,6 +89,11 @@ def test_data_may_be_tensors_a_data_set_a_loader_or_batches(kind):
         results.append(weights(network))
     assert torch.equal(*results)  # the same seed, bit for bit
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_a_loader_of_a_stream_of_known_length_is_read(tmp_path):
+    history = scap.finetune(made(), DataLoader(Counted(), batch_size=8), SETTINGS, seed=np.int64(1), resume=tmp_path / "resume")
+    assert [row["epoch"] for row in history] == [1, 2]
 
 
 def test_another_seed_gives_other_weights():
@@ -187,12 +193,37 @@ def test_frozen_layers_stay():
     assert not torch.equal(after, network[3].weight)
 
 
+class Streamed(IterableDataset):
+    """As it is read from a stream: nobody knows how much comes."""
+
+    def __iter__(self):
+        return iter(TensorDataset(*data()))
+
+
+class Counted(Streamed):
+    def __len__(self):
+        return 32
+
+
+class Unknown(Dataset):
+    def __getitem__(self, index):
+        return TensorDataset(*data())[index]
+
+    def __len__(self):
+        raise NotImplementedError
+
+
 INPUTS, TARGETS = data(8)
 WRONG = {
     "no pair": ([INPUTS, INPUTS, INPUTS], {}, "data: a batch is a Tensor of 8; it must be a pair"),
     "lengths": ((INPUTS, TARGETS[:3]), {}, "data: 8 inputs, but 3 targets"),
     "nothing": ([], {}, "data: holds no batch; give"),
     "an iterator": (iter([(INPUTS, TARGETS)]), {}, "data: list_iterator has no length; give"),
+    "a stream": (Streamed(), {}, "data: Streamed has no length; give"),
+    "a loader of a stream": (DataLoader(Streamed(), batch_size=8), {}, "data: Streamed has no length; give"),
+    "a stream that cannot be shuffled": (Counted(), {}, "data: Counted cannot be shuffled; give .* a DataLoader"),
+    "a data set of no length": (Unknown(), {}, "data: Unknown has no length; give"),
+    "a number": (3, {}, "data: int has no length; give"),
     "another batch size": (
         DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=4),
         {},
@@ -209,9 +240,21 @@ WRONG = {
     "not finite": (
         (INPUTS, TARGETS),
         {"loss": lambda outputs, _: outputs.sum() * float("nan")},
-        r"learning_rate: the loss is nan in epoch 1 at 0\.05; try a smaller one",
+        r"learning_rate: the loss is nan in epoch 1 at 0\.05; try a smaller one, or a smaller weight_decay .* normalised",
     ),
     "evaluate": ((INPUTS, TARGETS), {"evaluate": lambda _: "good"}, "evaluate: it gives 'good'; give a number"),
+    **{
+        f"a second {name}": ((INPUTS, TARGETS), {"evaluate": lambda _, name=name: {name: 1}}, f"evaluate: .* {name!r}, as the")
+        for name in ("epoch", "learning_rate", "loss", "seconds")
+    },
+    **{
+        f"no function {name}": ((INPUTS, TARGETS), {name: 3}, f"{name}: is a int; give a")
+        for name in ("loss", "evaluate", "report")
+    },
+    **{
+        f"seed {seed}": ((INPUTS, TARGETS), {"seed": seed}, "seed is .*(give a whole number|must be 0 or more)")
+        for seed in (-1, 1.0, "1", None, True)
+    },
     "crop": ((INPUTS, TARGETS), {"crop": 2}, "crop: 2 is for the trainings of the workflow; leave it out and do it in your"),
     "small images": ((INPUTS, TARGETS), {"small_images": [4]}, r"small_images: \[4\] is for"),
     "smoothing": ((INPUTS, TARGETS), {"label_smoothing": 0.1, "loss": functional.mse_loss}, r"label_smoothing: 0\.1 is for"),
@@ -222,7 +265,7 @@ WRONG = {
 @pytest.mark.parametrize("why", WRONG)
 def test_what_does_not_fit_is_told(why):
     given, options, message = WRONG[why]
-    functions = {key: options.pop(key) for key in ("loss", "evaluate") if key in options}
+    functions = {key: options.pop(key) for key in ("loss", "evaluate", "report", "seed") if key in options}
     settings = scap.TrainingSettings(epochs=1, batch_size=8, learning_rate=0.05, **options)
     with pytest.raises(ScapError, match=message):
         scap.finetune(made(), given, settings, **functions)

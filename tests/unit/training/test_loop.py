@@ -1,9 +1,10 @@
 """Training: learns, repeats itself bit by bit, continues where it was killed, and says what is wrong."""
 
+import contextlib
 import copy
 import logging
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -268,8 +269,36 @@ def test_the_average_starts_with_a_short_memory(dataset):
 
 
 def test_a_diverging_loss_names_the_learning_rate_and_the_epoch(dataset):
-    with pytest.raises(ScapError, match=r"^learning_rate: the loss is nan in epoch 1 at 1e\+30"):
-        train(small_network(), dataset, settings(learning_rate=1e30), seed=0)
+    with pytest.raises(
+        ScapError, match=r"^learning_rate: the loss is (nan|inf) in epoch 1 at 1000000\.0; try a smaller one, or a"
+    ):
+        train(small_network(), dataset, settings(learning_rate=1e6, weight_decay=1e6), seed=0)
+
+
+def test_a_diverging_loss_names_what_else_may_be_wrong(dataset):
+    """A small learning rate does not help where the weight decay or the images make the loss infinite."""
+    wild = replace(dataset, std=torch.tensor([1e-38]))
+    words = r"or a smaller weight_decay \(it is 0\.001\), and see that the data are normalised and hold no NaN$"
+    with pytest.raises(ScapError, match=words):
+        train(small_network(), wild, settings(learning_rate=1e-6, weight_decay=1e-3), seed=0)
+
+
+FLOATS = [each for each in fields(TrainingSettings) if each.type is float]
+
+
+def bounds(each):
+    """The smallest and the largest value of a setting, or nearly."""
+    kept = each.metadata
+    low = kept["minimum"] if "minimum" in kept else kept["exclusiveMinimum"] + 1e-300
+    return low, kept["maximum"] if "maximum" in kept else kept["exclusiveMaximum"] - 1e-12
+
+
+@pytest.mark.parametrize(("key", "value"), [(each.name, value) for each in FLOATS for value in bounds(each)])
+@pytest.mark.parametrize("others", [{}, {"learning_rate": 1e6, "weight_decay": 1e6}])
+def test_settings_at_their_bounds_train_or_end_in_one_line(dataset, key, value, others):
+    network = small_network()
+    with contextlib.suppress(ScapError):
+        train(network, dataset, settings(**{"epochs": 1} | others | {key: value}), seed=0, teacher=small_network(1))
 
 
 def test_distillation_needs_a_teacher(dataset):

@@ -1,6 +1,7 @@
 """Learning-rate schedules keep their promises; impossible settings are refused by name."""
 
 import math
+from dataclasses import fields
 
 import pytest
 from conftest import choices
@@ -64,6 +65,13 @@ def test_an_impossible_setting_is_named(key, value):
     with pytest.raises(
         ScapError, match=f"^training: {key} is .*{value if isinstance(value, str | float | int) else value[-1]}"
     ):
+        settings(**{key: value})
+
+
+@pytest.mark.parametrize("key", [each.name for each in fields(TrainingSettings) if each.type is float])
+@pytest.mark.parametrize("value", [1e300, -1e300, 10**40])
+def test_no_number_is_beyond_what_a_tensor_holds(key, value):
+    with pytest.raises(ScapError, match=rf"^training: {key} is .*must be (at (most|least)|above|below)"):
         settings(**{key: value})
 
 
