@@ -44,7 +44,7 @@ def check_network(network: nn.Module) -> None:
             raise ScapError(
                 f"network: {name!r} is compiled by TorchScript; put the nn.Module that it was made from in its place"
             )
-        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+        if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
             raise ScapError(
                 f"network: {name!r} ({type(module).__name__}) has no weights yet; run the network on an example first"
             )

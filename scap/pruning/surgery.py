@@ -12,7 +12,7 @@ from scap.models.layers import conv_layers, not_a_layer, weighted_layers
 from scap.pruning.channels.ledger import Ids
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.history import note
-from scap.pruning.plans import Plan, channel_indices
+from scap.pruning.plans import Plan, channel_indices, mapped_plan
 from scap.pruning.trials import Surgery
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ def prune_network(network: nn.Module, plan: Plan, example: Example, *, coupled: 
 
 def checked_plan(plan: Plan, network: nn.Module, coupled: bool = False) -> Plan:
     """The plan with plain integers; ScapError where it does not fit the layers of `network`."""
-    if not hasattr(plan, "items"):
-        raise ScapError(f"plan: is a {type(plan).__name__}; it must map layers to the channels that they keep")
+    plan = mapped_plan(plan)
     layers = weighted_layers(network) if coupled else conv_layers(network)
     for layer in plan:
         if layer not in layers:

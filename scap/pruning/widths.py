@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from scap.checks import check_number
+from scap.checks import check_number, checked_mapping
 from scap.errors import ScapError
 from scap.models.inputs import Example
 from scap.models.layers import not_a_layer, weighted_layers
@@ -123,10 +123,12 @@ def _chosen(
     scores: dict[str, NDArray[np.float64]], floors: Mapping[str, int] | None, ignore: Collection[str]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
     """The scores of the layers that may be pruned, and the checked floors."""
-    if not isinstance(ignore, Collection) or not isinstance(floors or {}, Mapping):
-        raise ScapError("ignore and floors: give layers as a list, and their least widths as a mapping: floors={'conv1': 8}")
-    ignore = [ignore] if isinstance(ignore, str) else list(ignore)
-    for key, layers in (("floors", list(floors or {})), ("ignore", ignore)):
+    if isinstance(ignore, str):
+        ignore = [ignore]
+    elif not isinstance(ignore, Collection):
+        raise ScapError(f"ignore is a {type(ignore).__name__}; give a list of layers' names")
+    floors = None if floors is None else checked_mapping(floors, "floors", "layers to their least widths")
+    for key, layers in (("floors", list(floors or {})), ("ignore", list(ignore))):
         if unknown := [layer for layer in layers if layer not in scores]:
             near = get_close_matches(unknown[0], scores, 1)
             hint = f"; do you mean {near[0]!r}?" if near else f"; it has {', '.join(list(scores)[:5])} ..."
