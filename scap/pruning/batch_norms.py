@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scap.models.inputs import device_and_precision, fitted, run
+from scap.pruning.moments import run_on_images
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def estimate_batch_norms(network: nn.Module, pruned: nn.Module, images: Tensor, 
     if norms:
         own = device_and_precision(pruned)
         for batch in images.tensor_split(max(1, len(images) // batch_size)):  # none of one image
-            run(pruned, fitted(batch, *own))
+            run_on_images(pruned, fitted(batch, *own))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from scap.errors import ScapError
 from scap.models.inputs import device_and_precision, fitted, run
+from scap.pruning.copies import first_line
 
 CANCELS = 300  # square of the largest mean over the mean variance from which float32 keeps too few digits of the variance
+OTHER_WAY = "is not run for these images: the network chooses by values, or by the number of images, what it runs"
 Receive = Callable[[str, Tensor, Tensor, int], None]  # layer, inputs, outputs, number of the first image
 
 
@@ -27,6 +29,16 @@ def check_images(images: Tensor, batch_size: int) -> None:
         raise ScapError(f"batch_size is {batch_size}; give at least 1")
     if not images.isfinite().all():
         raise ScapError("images: they hold NaN or infinity; give finite images, normalised as in training")
+
+
+def run_on_images(network: nn.Module, batch: Tensor) -> None:
+    """Run it; ScapError where that fails."""
+    try:
+        run(network, batch)
+    except (_Enough, ScapError):
+        raise
+    except Exception as error:  # the user's forward may raise anything
+        raise ScapError(f"the network does not run on {len(batch)} calibration images: {first_line(error)}") from error
 
 
 @torch.no_grad()
@@ -53,7 +65,9 @@ def stream(network: nn.Module, images: Tensor, layers: Collection[str], receive:
         for start in range(0, len(images), batch_size):
             waiting.update(layers)
             with suppress(_Enough):
-                run(network, fitted(images[start : start + batch_size], *own))
+                run_on_images(network, fitted(images[start : start + batch_size], *own))
+            if waiting:
+                raise ScapError(f"layer {min(waiting)!r} {OTHER_WAY}")
     finally:
         for handle in handles:
             handle.remove()

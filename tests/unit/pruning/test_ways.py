@@ -180,6 +180,18 @@ def test_a_way_that_is_chosen_by_values_is_refused(kind):
             use(network, images)
 
 
+@pytest.mark.parametrize("layers", [["a"], None])
+@pytest.mark.parametrize("most", [1, 3])
+@pytest.mark.parametrize("term", ["conditional", "conditional-taps", "conditional-spectral"])
+def test_a_way_that_only_many_images_take_is_no_raw_error(term, most, layers):
+    network = Wired(choice(lambda n, x: len(x) <= most), b=nn.Conv2d(8, 4, 1), d=nn.Conv2d(1, 4, 1))
+    with pytest.raises(scap.ScapError, match="chooses by values"):
+        scap.score_network(network, IMAGES, layers=layers, criterion=scap.CriterionSettings(terms={term: 1}))
+    for how in ("full", "channelwise"):
+        with pytest.raises(scap.ScapError, match=r"chooses by values|does not run on 4 calibration images"):
+            scap.prune_network(network, {"a": [0, 1]}, IMAGES, compensate=how)
+
+
 def test_of_several_operations_the_one_that_is_not_rehearsed_is_refused():
     def accepted(weights):
         wire = lambda n, x: n.c(n.ops[int(n.alpha.argmax())](n.a(x)).relu())  # noqa: E731
