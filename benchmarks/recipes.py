@@ -43,7 +43,9 @@ RECIPES: dict[str, dict] = {
     "short, turns of 0.03": {**SHORT, "muon": 0.03},
     "fast, 6 epochs": {**FAST, "epochs": 6, "small_images": [16, 16, 24, 24]},
     "fast, 7 epochs": {**FAST, "epochs": 7, "small_images": [16, 16, 16, 24, 24, 24]},
+    "fast, bfloat16": {**FAST, "precision": "bfloat16"},
     "plain, 12 epochs": PLAIN,
+    "plain, 12 epochs, bfloat16": {**PLAIN, "precision": "bfloat16"},
 }
 
 
