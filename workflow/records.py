@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from scap.errors import ScapError
@@ -33,6 +34,18 @@ def check_snakemake() -> None:
             "install that one (pip install -c constraints.txt snakemake), or, if tests/workflow/test_storage.py passes with "
             "yours, name it in workflow/records.py"
         )
+
+
+def check_recording() -> None:
+    """Raise ScapError where records cannot be given to Snakemake: it is another one, or its folder cannot be written."""
+    check_snakemake()
+    try:
+        METADATA.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=METADATA):
+            return
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror}), but results travel with records that go there"
+        raise ScapError(f"{METADATA}: {problem}; delete it, or give yourself the right to write") from error
 
 
 def record_path(output: str, folder: Path = METADATA) -> Path:
@@ -82,6 +95,13 @@ def _is_record(known: Any) -> bool:
     return isinstance(made, int | float) and 0 <= made < 2**33
 
 
+def _date(path: str, seconds: float) -> None:
+    try:
+        os.utime(path, (seconds, seconds))
+    except OSError as error:
+        raise ScapError(f"{path}: cannot be given its date ({error.strerror}); make the file your own") from error
+
+
 def restore_records(folder: Path) -> list[str]:
     """Give Snakemake the records and dates of the results below a folder; those that came without a record.
 
@@ -100,5 +120,5 @@ def restore_records(folder: Path) -> list[str]:
         else:
             write_json(record_path(output), known, indent=1)
             if Path(output).is_file():
-                os.utime(output, (known["endtime"], known["endtime"]))
+                _date(output, known["endtime"])
     return unknown

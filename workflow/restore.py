@@ -14,7 +14,7 @@ from pathlib import Path
 from scap.data.sources import RAW_FILES, md5
 from scap.errors import ScapError
 from workflow.pointers import listed_files, outs, tracked_files
-from workflow.records import provenance_files, restore_records
+from workflow.records import check_recording, provenance_files, restore_records
 from workflow.store import (
     RestoreError,
     cache_object,
@@ -176,11 +176,14 @@ def main() -> int:
         return 1
     if options.check:
         return int(len(_each(pointers, check_remote)) < len(pointers))
+    if pointers != [DATA] and not _each([RESULTS], lambda _: check_recording()):
+        return 1
     sound = _each(pointers, lambda pointer: list(tracked_files(pointer)))  # before DVC is let at them
     fetch([pointer for pointer in sound if pointer != DATA])
     done = _each(sound, lambda pointer: restore_data(pointer, options.source) if pointer == DATA else restore_results(pointer))
     if not options.pointers:
-        restore_records(RESULTS)
+        if not _each([RESULTS], restore_records):
+            return 1
         print(f"{sum(1 for _ in provenance_files(RESULTS))} results are known to Snakemake")
     return int(len(done) < len(pointers))
 
