@@ -19,7 +19,7 @@ from scap.reading import read_json
 from workflow.configuration import load_configuration
 from workflow.lineage import Lineage
 from workflow.scripts.provenance import SUFFIX
-from workflow.store import dvc, object_path, remote
+from workflow.store import dvc, object_path, store_in_project
 
 SMALL = (".csv", ".json", ".png")
 LARGEST = 1_000_000  # bytes of a file in git
@@ -96,13 +96,6 @@ def add_to_git(files: list[Path]) -> None:
             raise ScapError(f"git add: {done.stderr.strip()}")
 
 
-def store_in_git() -> Path | None:
-    """The folder of DVC's default remote, where it is one of this repository."""
-    odb = remote()
-    path = Path(odb.path).resolve() if odb is not None and odb.fs.protocol == "local" else None
-    return path.relative_to(Path.cwd()) if path is not None and path.is_relative_to(Path.cwd()) else None
-
-
 def check_size(store: Path, models: list[Path]) -> None:
     """Refuse what would make the models in git too large."""
     held = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
@@ -118,7 +111,7 @@ def add_to_dvc(models: list[Path]) -> None:
     """Add models to DVC and push them; their pointers go to git, and their objects where git holds the remote."""
     if not models:
         return
-    if store := store_in_git():
+    if store := store_in_project():
         check_size(store, models)
     pointers = [f"{model}.dvc" for model in models]
     for command, names in (("add", list(map(str, models))), ("push", pointers)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,36 @@ def test_a_clone_restores_models_from_the_repository_itself(project, tmp_path):
     assert f"{MODEL}.dvc: restored" in clone.python("-m", "workflow.restore")
     assert (clone / MODEL).read_bytes() == (project / MODEL).read_bytes()
     assert "all sound" in clone.python("-m", "workflow.restore", "--check")
+
+
+def test_a_folder_without_git_restores_them_too(project, tmp_path):
+    """The project as an archive."""
+    publish_all(project)
+    project.git("commit", "--quiet", "--message", "published")
+    project.git("archive", "--output", str(tmp_path / "project.zip"), "HEAD")
+    shutil.unpack_archive(tmp_path / "project.zip", tmp_path / "unpacked")
+    unpacked = Project(tmp_path / "unpacked")
+    settings = (unpacked / ".dvc/config").read_text()
+    assert f"{MODEL}.dvc: restored" in unpacked.python("-m", "workflow.restore")
+    assert (unpacked / MODEL).read_bytes() == (project / MODEL).read_bytes()
+    assert "all sound" in unpacked.python("-m", "workflow.restore", "--check")
+    assert (unpacked / ".dvc/config").read_text() == settings
+    assert not (unpacked / ".dvc/config.local").exists()  # it may become a git repository
+
+
+def test_a_damaged_object_of_the_repository_comes_back_from_git(project):
+    publish_all(project)
+    project.git("commit", "--quiet", "--message", "published")
+    (project / MODEL).unlink()
+    shutil.rmtree(project / ".dvc/cache")
+    (stored,) = (path for path in (project / "store").rglob("*") if path.is_file())
+    stored.chmod(0o644)
+    stored.write_bytes(b"damaged")
+    for arguments in (["--check"], []):
+        message = project.python("-m", "workflow.restore", *arguments, succeeds=False)
+        assert "(git checkout -- store) and run this again" in message
+    project.git("checkout", "--", "store")
+    assert f"{MODEL}.dvc: restored" in project.python("-m", "workflow.restore")
 
 
 def test_what_a_result_was_made_of_is_published_with_it(tmp_path, monkeypatch):
