@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from scap.errors import ScapError
+
 # Plain scalars that YAML 1.1 takes for booleans, octal or sexagesimal numbers or dates, but few people do.
 SURPRISES = re.compile(
     r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|yes|no|on|off|\d{4}-\d\d?-\d\d?.*", re.IGNORECASE
@@ -13,7 +15,7 @@ SURPRISES = re.compile(
 MOST = 100_000  # values in a file, with those that aliases repeat
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(ScapError):
     """A mistake in the configuration."""
 
 
