@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 
 from workflow.checksums import remember_checksums
 from workflow.display import show_run
-from workflow.plan_check import trained_again
+from workflow.plan_check import made_of_damaged, trained_again
 from workflow.summary import closing, failures
 from workflow.warm_jobs import keep_warm
 
@@ -37,7 +37,7 @@ for name in set(config["targets"]) - {"all"}:
 
 
 onstart:
-    if problem := trained_again(workflow.dag):
+    if problem := trained_again(workflow.dag) or made_of_damaged(workflow.dag):
         refuse(problem)
     wait_for_earlier_jobs()
     remember_checksums()
