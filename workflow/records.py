@@ -9,6 +9,7 @@ import base64
 import os
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -55,9 +56,26 @@ def record_path(output: str, folder: Path = METADATA) -> Path:
     return folder.joinpath(*("@" + part for part in parts[:-1]), parts[-1])
 
 
+def files_below(folder: Path, *patterns: str) -> Iterator[Path]:
+    """Files whose name fits a pattern, behind links to other folders too: results may lie on another disk."""
+    walked = [folder.resolve()]
+
+    def is_new(path: Path) -> bool:
+        if not path.is_symlink():
+            return True
+        target = path.resolve()
+        new = not any(target.is_relative_to(other) for other in walked)  # else a link may lead round in a circle
+        walked.append(target)
+        return new
+
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if is_new(Path(place, name))]
+        yield from (Path(place, name) for name in names if any(fnmatch(name, pattern) for pattern in patterns))
+
+
 def provenance_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every result below a folder, a cache that is not there included, and its provenance file."""
-    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+    for path in sorted(files_below(folder, f"*{SUFFIX}")):
         yield str(path).removesuffix(SUFFIX), path
 
 
