@@ -13,7 +13,7 @@ from jsonschema.validators import extend
 
 from scap.settings import choose
 from workflow.references import check_references
-from workflow.yaml_files import ConfigurationError, read_yaml
+from workflow.yaml_files import ConfigurationError, read_texts, read_yaml
 
 WHOLE = ("terms", "normalise")  # replaced as a whole by a variant; other mappings are merged key by key
 LONGEST = 1000  # letters of a text
@@ -23,7 +23,7 @@ KEYED = ("datasets", "networks", "criteria", "compensations", "comparisons", "ta
 def load_configuration(folder: Path, files: Iterable[Path] = (), values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The checked configuration: config.yaml and experiments/*.yaml of `folder`, the user's `files` on top, then `values`."""
     config = read_files([folder / "config.yaml", *sorted((folder / "experiments").glob("*.yaml"))])
-    for given in (*map(read_yaml, files), dict(values or {})):
+    for given in (*map(read_yaml, files), read_texts(dict(values or {}))):
         config = merge(config, given)
     return checked(config, json.loads((folder / "schema.json").read_text()))
 

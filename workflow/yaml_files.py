@@ -87,6 +87,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return _copy(found, path, (), [MOST])
 
 
+def read_texts(value: Any, path: str = "") -> Any:
+    """Numbers, true and false that stand as text in a value, which is how --config gives those inside a mapping."""
+    if isinstance(value, dict):
+        return {key: read_texts(part, f"{path}.{key}") for key, part in value.items()}
+    if isinstance(value, list):
+        return [read_texts(part, path) for part in value]
+    if not isinstance(value, str):
+        return value
+    if SURPRISES.fullmatch(value):
+        problem = f"{value!r} can be read in two ways; write a plain number, true or false, or use --configfile"
+        raise ConfigurationError(f"config: {path[1:]}: {problem}")
+    try:
+        found = yaml.load(value, _Loader)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return value
+    return found if isinstance(found, int | float) else value
+
+
 def _copy(value: Any, path: Path, above: tuple[int, ...], left: list[int]) -> Any:
     """A copy in which no part stands in two places, as aliases make it: one place may be changed without the other."""
     if not isinstance(value, dict | list):

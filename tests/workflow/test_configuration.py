@@ -355,6 +355,18 @@ class TestFiles:
         with pytest.raises(ConfigurationError, match=rf"more\.yaml: {section}\.{name}: stands in .*config\.yaml too; rename"):
             self.load(folder)
 
+    def test_numbers_on_the_command_line_come_as_text(self, folder):
+        """Snakemake reads what stands inside a mapping of --config as text."""
+        tiny = {"width": "0.125", "coupled": "false", "holdout": "32", "baseline": {"learning_rate": "1e-3"}}
+        config = self.load(folder, networks={"tiny": tiny}, criteria={"l1": {"fusion": "product"}})
+        network = config["networks"]["tiny"]
+        assert (network["width"], network["coupled"], network["holdout"]) == (0.125, False, 32)
+        assert (network["baseline"]["learning_rate"], config["criteria"]["l1"]["fusion"]) == (0.001, "product")
+        with pytest.raises(ConfigurationError, match=r"config: networks\.tiny\.coupled: 'yes' can be read in two ways; write"):
+            self.load(folder, networks={"tiny": {"coupled": "yes"}})
+        with pytest.raises(ConfigurationError, match=r"config: networks\.tiny\.width: 'wide' is not of type 'number'"):
+            self.load(folder, networks={"tiny": {"width": "wide"}})
+
     def test_a_file_of_the_users_goes_on_top(self, folder):
         """Entries are added or changed key by key; terms are replaced."""
         (folder / "mine.yaml").write_text(
