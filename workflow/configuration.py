@@ -17,6 +17,7 @@ from workflow.yaml_files import ConfigurationError, read_texts, read_yaml
 
 WHOLE = ("terms", "normalise")  # replaced as a whole by a variant; other mappings are merged key by key
 LONGEST = 1000  # letters of a text
+LARGEST = 2**63 - 1  # of whole numbers
 KEYED = ("datasets", "networks", "criteria", "compensations", "comparisons", "targets")  # sections of named entries
 
 
@@ -66,6 +67,8 @@ def refuse_odd_values(value: object, path: str = "") -> None:
     where = f"config: {path[1:200] or 'the top level'}"
     if isinstance(value, float) and (not math.isfinite(value) or str(value) == "-0.0"):
         raise ConfigurationError(f"{where}: {value} is no number to be used here; give a finite one, or 0")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigurationError(f"{where}: {str(value)[:20]}... has too many digits; give a smaller number")
     if isinstance(value, str) and (not value.isprintable() or len(value) > LONGEST or {*value} & {*"{}"}):
         problem = (
             f"is longer than {LONGEST} letters" if len(value) > LONGEST else "holds a brace, line break or control character"
