@@ -257,6 +257,30 @@ def test_what_is_there_is_not_deleted_because_what_it_was_made_of_is_damaged(pro
     assert NOTHING in project.snakemake("--dry-run")
 
 
+@pytest.mark.parametrize(
+    ("criterion", "other", "message"),
+    [
+        ("scap", "scap-second", "the scores of layer conv1_1 are not what this criterion makes of its terms"),
+        ("scap", "l1", "column 'fidelity' is missing"),
+        ("l1", "scap", "the scores of layer conv1_1 are not what this criterion makes of its terms"),
+    ],
+)
+def test_nothing_is_pruned_by_the_scores_of_another_criterion(project, criterion, other, message):
+    """Their channels and layers are the same."""
+    scores = project / f"{NETWORK}/{criterion}/scores.csv"
+    kept = scores.read_bytes()
+    scores.write_bytes((project / f"{NETWORK}/{other}/scores.csv").read_bytes())
+    try:
+        pruned = f"{run_folder(f'{criterion}/own/threshold-0.45/none')}/pruned.safetensors"
+        printed = project.snakemake(pruned, succeeds=False)
+    finally:
+        scores.write_bytes(kept)
+    (line,) = re.findall(r"^error: (.*)$", printed, re.MULTILINE)
+    assert line.startswith(f"{NETWORK}/{criterion}/scores.csv: {message}")
+    assert line.endswith(f"make it again: snakemake --cores all --force {NETWORK}/{criterion}/scores.csv")
+    project.snakemake(pruned)
+
+
 @pytest.mark.parametrize("name", ["scap", "l1"])
 def test_an_experiment_in_a_file_of_its_own_reruns_nothing_of_others(project, tmp_path, name):
     """The documented way to add to the configuration."""
