@@ -3,7 +3,8 @@ from snakemake.utils import min_version
 
 from workflow.checksums import remember_checksums
 from workflow.display import show_run
-from workflow.plan_check import trained_again
+from workflow.plan_check import made_of_damaged, trained_again
+from workflow.score_check import scores_of_another
 from workflow.summary import closing, failures
 from workflow.warm_jobs import keep_warm
 
@@ -37,7 +38,8 @@ for name in set(config["targets"]) - {"all"}:
 
 
 onstart:
-    if problem := trained_again(workflow.dag):
+    dag = workflow.dag
+    if problem := trained_again(dag) or made_of_damaged(dag) or scores_of_another(dag, config["criteria"]):
         refuse(problem)
     wait_for_earlier_jobs()
     remember_checksums()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from scap.writing import abandoned
-from workflow.records import INCOMPLETE, record_path
+from workflow.records import INCOMPLETE, files_below, record_path
 
 STARTED = time.time()  # when the Snakefile was read
 
@@ -51,10 +51,11 @@ def remove_leftovers(folder: Path = Path("results"), started: float = STARTED) -
     Another run of Snakemake may write beside this one: a file that a process holds stays, here or on another machine, and so
     does one that is younger than this run (`started`), unless the process that its name tells has ended.
     """
-    for path in (*folder.rglob(".*.part"), *folder.rglob(".tmp*")):  # .tmp*: of other programs that write safetensors
+    # .tmp*: of other programs that write safetensors
+    for path in [*files_below(folder, ".*.part", ".tmp*")]:
         if path.is_file() and abandoned(path, started):
             _remove(path)
-    for path in folder.rglob("*.resume"):
+    for path in [*files_below(folder, "*.resume")]:
         model = path.with_suffix("")
         if model.is_file() and not record_path(str(model), INCOMPLETE).exists():
             _remove(path)

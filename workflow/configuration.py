@@ -13,17 +13,18 @@ from jsonschema.validators import extend
 
 from scap.settings import choose
 from workflow.references import check_references
-from workflow.yaml_files import ConfigurationError, read_yaml
+from workflow.yaml_files import ConfigurationError, read_texts, read_yaml
 
 WHOLE = ("terms", "normalise")  # replaced as a whole by a variant; other mappings are merged key by key
 LONGEST = 1000  # letters of a text
+LARGEST = 2**63 - 1  # of whole numbers
 KEYED = ("datasets", "networks", "criteria", "compensations", "comparisons", "targets")  # sections of named entries
 
 
 def load_configuration(folder: Path, files: Iterable[Path] = (), values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The checked configuration: config.yaml and experiments/*.yaml of `folder`, the user's `files` on top, then `values`."""
     config = read_files([folder / "config.yaml", *sorted((folder / "experiments").glob("*.yaml"))])
-    for given in (*map(read_yaml, files), dict(values or {})):
+    for given in (*map(read_yaml, files), read_texts(dict(values or {}))):
         config = merge(config, given)
     return checked(config, json.loads((folder / "schema.json").read_text()))
 
@@ -66,6 +67,8 @@ def refuse_odd_values(value: object, path: str = "") -> None:
     where = f"config: {path[1:200] or 'the top level'}"
     if isinstance(value, float) and (not math.isfinite(value) or str(value) == "-0.0"):
         raise ConfigurationError(f"{where}: {value} is no number to be used here; give a finite one, or 0")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigurationError(f"{where}: {str(value)[:20]}... has too many digits; give a smaller number")
     if isinstance(value, str) and (not value.isprintable() or len(value) > LONGEST or {*value} & {*"{}"}):
         problem = (
             f"is longer than {LONGEST} letters" if len(value) > LONGEST else "holds a brace, line break or control character"

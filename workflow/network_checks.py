@@ -21,15 +21,20 @@ NAMED_WEIGHTS = {
     "timm": ("DEFAULT", "DEFAULT, or "),
     "torchvision": ("[A-Z][A-Z0-9_]*", "DEFAULT, another name that it lists, or "),
 }
+GREY = ("digits", "fashion-mnist")  # sources whose images have one channel; others have three
 Section = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What is known of a data set before any job: training images (infinite: a folder not counted yet), side in pixels."""
+    """What is known of a data set before any job.
+
+    `images`: training images; infinite where a folder is not counted yet. `side`: of an image, in pixels.
+    """
 
     images: float
     side: int
+    channels: int
     in_folder: bool
 
 
@@ -44,16 +49,23 @@ def check_data(name: str, entry: Section, images: int | None) -> Data:
     if source != "digits" and not entry.get("root"):
         files = "the images, with train/CLASS and val/CLASS" if source == FOLDER else "the official files"
         raise ConfigurationError(f"{where}: 'root' is missing; name the folder of {files}")
+    _check_home(f"datasets.{name}.root", entry.get("root", ""))
     if source == FOLDER:
         try:
             side = folder_settings(entry)["size"]
         except ScapError as error:
             raise ConfigurationError(f"{where}: {str(error).removeprefix('dataset: ')}") from error
-        return Data(math.inf if images is None else images, side, in_folder=True)
+        return Data(math.inf if images is None else images, side, channels=3, in_folder=True)
     for each in fields(FolderSettings):
         if each.name in entry:
             raise ConfigurationError(f"{where}.{each.name}: is for 'source: folder'; {source} has images of one size")
-    return Data(*SIZES[source], in_folder=False)
+    return Data(*SIZES[source], channels=1 if source in GREY else 3, in_folder=False)
+
+
+def _check_home(path: str, name: str) -> None:
+    if name.startswith("~"):
+        problem = f"{name[:60]!r}: '~' would be a folder of this name, not your home"
+        raise ConfigurationError(f"config: {path}: {problem}; write the whole path, or one from the project's folder")
 
 
 def check_network(path: str, entry: Section, data: Data) -> None:
@@ -63,6 +75,10 @@ def check_network(path: str, entry: Section, data: Data) -> None:
         raise ConfigurationError(f"config: {path}: give 'baseline', its training, or 'weights', trained ones, or both")
     if "weights" in entry:
         _check_weights(path, entry)
+    for key, values in entry.get("normalisation", {}).items():
+        if len(values) != data.channels:
+            problem = f"{len(values)} numbers, but the images of {entry['dataset']} have {data.channels} channel(s)"
+            raise ConfigurationError(f"config: {path}.normalisation.{key}: {problem}; give one for each")
     if entry.get("baseline", {}).get("distillation"):
         raise ConfigurationError(f"config: {path}.baseline.distillation: a baseline has no teacher; leave it out")
     if "none" in entry["finetuning"]:
@@ -90,7 +106,9 @@ def _check_weights(path: str, entry: Section) -> None:
         if not re.fullmatch(pattern, weights):
             problem = f"{weights[:60]!r} is nothing that {architecture} offers; give {offered}a checkpoint, {{file: ...}}"
             raise ConfigurationError(f"config: {path}.weights: {problem}")
-    elif "baseline" not in entry and weights.get("leave_out"):
+        return
+    _check_home(f"{path}.weights.file", weights["file"])
+    if "baseline" not in entry and weights.get("leave_out"):
         problem = f"{weights['leave_out'][0]!r} would stay untrained; give 'baseline', which trains it"
         raise ConfigurationError(f"config: {path}.weights.leave_out: {problem}")
 

@@ -1,13 +1,19 @@
-"""What is there is not trained again because a file that it was made from has gone.
+"""What is there is not trained again because a file that it was made from has gone, or is damaged.
 
 Snakemake plans by files: what a run is about to make counts as new, though it will be the same as before. A cache or a data set
 that is missing (deleted, or never stored) and is needed again for one new result would so train every network that once came
 from it. Made in a run of its own, it is compared by its content, and what has the same inputs as before stays.
+
+A damaged file has another checksum, by which all that was made of it is planned; and Snakemake deletes what a job has made
+before it starts the job, which then refuses the file.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from scap.errors import DamagedFile
+from scap.reading import open_tensors, read_history
 
 MISSING, FOLLOWS = "output files have to be generated", "input files updated by another job"
 TRAINED = ("baseline.safetensors", "finetuned.safetensors")
@@ -22,13 +28,43 @@ def trained_again(dag: Any) -> str:
     if not again:
         return ""
     missing = {job for each in again for job in above[each] if _why(dag, job) == {MISSING}}
-    lost, names = (sorted(str(job.output[0]) for job in jobs) for jobs in (missing, again))
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    lost, names = min(str(job.output[0]) for job in missing), _first_of(str(job.output[0]) for job in again)
     rules = " ".join(sorted({job.rule.name for job in missing}))
     return (
-        f"{lost[0]}: is missing; made in this run, it would train again what is there: {names[0]}{others}. "
+        f"{lost}: is missing; made in this run, it would train again what is there: {names}. "
         f"First make what is missing, by the same command with --until {rules}"
     )
+
+
+def made_of_damaged(dag: Any) -> str:
+    """What is wrong with a plan that deletes a trained network to train it again from a file that is damaged; else ""."""
+    planned = set(dag.needrun_jobs())
+    remade = {str(path) for job in planned for path in job.output}
+    again = [job for job in planned if any(_is_trained(path) and os.path.exists(path) for path in job.output)]
+    for path in sorted({str(path) for job in again for path in job.input if os.path.isfile(path)} - remade):
+        try:
+            _check(path)
+        except DamagedFile as error:
+            readers = [job for job in again if path in job.input]
+            made_here = any(path in files for files in dag.dependencies[readers[0]].values())
+            mend = f"make it again: snakemake --cores all --force {path}" if made_here else "put a sound copy there"
+            deleted = _first_of(str(output) for job in readers for output in job.output if _is_trained(output))
+            return f"{path}: {error.problem}; this run would delete what was trained from it: {deleted}. First {mend}"
+    return ""
+
+
+def _check(path: str) -> None:
+    """DamagedFile where a job would refuse to train from this file."""
+    if path.endswith(".safetensors"):
+        with open_tensors(path, "numpy", digest=path.startswith("results/data/")):
+            return
+    if path.endswith("history.csv"):
+        read_history(path)
+
+
+def _first_of(paths: Iterable[str]) -> str:
+    names = sorted(paths)
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
 def _is_trained(path: Any) -> bool:

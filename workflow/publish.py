@@ -19,7 +19,7 @@ from scap.reading import read_json
 from workflow.configuration import load_configuration
 from workflow.lineage import Lineage
 from workflow.scripts.provenance import SUFFIX
-from workflow.store import dvc, object_path, remote
+from workflow.store import dvc, object_path, store_in_project
 
 SMALL = (".csv", ".json", ".png")
 LARGEST = 1_000_000  # bytes of a file in git
@@ -32,11 +32,13 @@ def published(config: dict[str, Any], names: Iterable[str]) -> list[Path]:
     lineage = Lineage(config)
     files: list[str] = []
     for name in names:
+        if name in config["comparisons"]:
+            config["targets"].setdefault(name, [name])
         if name in config["targets"]:
-            files += lineage.target(name)
-        elif name in config["comparisons"]:
-            config["targets"]["published"] = [name]
-            files += lineage.target("published")
+            made = lineage.target(name)
+            if not any(Path(file).is_file() or Path(f"{file}{SUFFIX}").is_file() for file in made):
+                raise ScapError(f"{name}: nothing of it has been made; run snakemake {name} first")
+            files += made
         elif Path(name).is_file():
             files.append(name)
         else:
@@ -91,16 +93,13 @@ def small_files(files: Iterable[Path]) -> list[Path]:
 def add_to_git(files: list[Path]) -> None:
     """Add files although results/ is ignored."""
     for start in range(0, len(files), 500):  # a command line has its limits
-        done = subprocess.run(["git", "add", "--force", *map(str, files[start : start + 500])], capture_output=True, text=True)
+        command = ["git", "add", "--force", *map(str, files[start : start + 500])]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise ScapError("git: is not installed, or not on the path; install it, as git gets what is published") from error
         if done.returncode:
             raise ScapError(f"git add: {done.stderr.strip()}")
-
-
-def store_in_git() -> Path | None:
-    """The folder of DVC's default remote, where it is one of this repository."""
-    odb = remote()
-    path = Path(odb.path).resolve() if odb is not None and odb.fs.protocol == "local" else None
-    return path.relative_to(Path.cwd()) if path is not None and path.is_relative_to(Path.cwd()) else None
 
 
 def check_size(store: Path, models: list[Path]) -> None:
@@ -114,11 +113,20 @@ def check_size(store: Path, models: list[Path]) -> None:
         )
 
 
+def models_of(files: Iterable[Path], patterns: list[str]) -> list[Path]:
+    """The models that are there and whose path fits a pattern; ScapError for a pattern that fits none."""
+    there = [file for file in files if file.suffix == MODEL and file.is_file()]
+    for pattern in patterns:
+        if not any(fnmatch(str(file), pattern) for file in there):
+            raise ScapError(f"--models: {pattern!r} fits no model that was made; quote it, and write it as '*/baseline{MODEL}'")
+    return [file for file in there if any(fnmatch(str(file), pattern) for pattern in patterns)]
+
+
 def add_to_dvc(models: list[Path]) -> None:
     """Add models to DVC and push them; their pointers go to git, and their objects where git holds the remote."""
     if not models:
         return
-    if store := store_in_git():
+    if store := store_in_project():
         check_size(store, models)
     pointers = [f"{model}.dvc" for model in models]
     for command, names in (("add", list(map(str, models))), ("push", pointers)):
@@ -134,11 +142,16 @@ def main() -> int:
     parser.add_argument("--models", nargs="*", default=[], help="patterns of models for DVC, such as '*/baseline.safetensors'")
     options = parser.parse_args()
     try:
+        if not Path("config/config.yaml").is_file():
+            raise ScapError(f"{Path.cwd()}: is not the folder of the project, where config/config.yaml is; go there")
         files = published(load_configuration(Path("config"), {}), options.names)
-        small = small_files(files)
-        models = [file for file in files if file.suffix == MODEL and any(fnmatch(str(file), each) for each in options.models)]
+        small, models = small_files(files), models_of(files, options.models)
+        if not small and not models:
+            raise ScapError(
+                f"{' '.join(options.names)}: nothing to publish; git takes {' '.join(SMALL)}, DVC what --models fits"
+            )
         add_to_git(small)
-        add_to_dvc([file for file in models if file.is_file()])
+        add_to_dvc(models)
     except ScapError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

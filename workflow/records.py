@@ -9,8 +9,10 @@ import base64
 import os
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from scap.errors import ScapError
@@ -35,6 +37,18 @@ def check_snakemake() -> None:
         )
 
 
+def check_recording() -> None:
+    """Raise ScapError where records cannot be given to Snakemake: it is another one, or its folder cannot be written."""
+    check_snakemake()
+    try:
+        METADATA.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=METADATA):
+            return
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror}), but results travel with records that go there"
+        raise ScapError(f"{METADATA}: {problem}; delete it, or give yourself the right to write") from error
+
+
 def record_path(output: str, folder: Path = METADATA) -> Path:
     """Where Snakemake keeps the record of an output file."""
     name = base64.urlsafe_b64encode(os.fsencode(output)).decode()
@@ -42,9 +56,26 @@ def record_path(output: str, folder: Path = METADATA) -> Path:
     return folder.joinpath(*("@" + part for part in parts[:-1]), parts[-1])
 
 
+def files_below(folder: Path, *patterns: str) -> Iterator[Path]:
+    """Files whose name fits a pattern, behind links to other folders too: results may lie on another disk."""
+    walked = [folder.resolve()]
+
+    def is_new(path: Path) -> bool:
+        if not path.is_symlink():
+            return True
+        target = path.resolve()
+        new = not any(target.is_relative_to(other) for other in walked)  # else a link may lead round in a circle
+        walked.append(target)
+        return new
+
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if is_new(Path(place, name))]
+        yield from (Path(place, name) for name in names if any(fnmatch(name, pattern) for pattern in patterns))
+
+
 def provenance_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every result below a folder, a cache that is not there included, and its provenance file."""
-    for path in sorted(folder.rglob(f"*{SUFFIX}")):
+    for path in sorted(files_below(folder, f"*{SUFFIX}")):
         yield str(path).removesuffix(SUFFIX), path
 
 
@@ -82,6 +113,13 @@ def _is_record(known: Any) -> bool:
     return isinstance(made, int | float) and 0 <= made < 2**33
 
 
+def _date(path: str, seconds: float) -> None:
+    try:
+        os.utime(path, (seconds, seconds))
+    except OSError as error:
+        raise ScapError(f"{path}: cannot be given its date ({error.strerror}); make the file your own") from error
+
+
 def restore_records(folder: Path) -> list[str]:
     """Give Snakemake the records and dates of the results below a folder; those that came without a record.
 
@@ -100,5 +138,5 @@ def restore_records(folder: Path) -> list[str]:
         else:
             write_json(record_path(output), known, indent=1)
             if Path(output).is_file():
-                os.utime(output, (known["endtime"], known["endtime"]))
+                _date(output, known["endtime"])
     return unknown

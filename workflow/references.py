@@ -15,6 +15,7 @@ from workflow.yaml_files import ConfigurationError
 
 RULES = Path(__file__).with_name("rules")
 RULE = r"^(?:use rule \w+ as|rule) (\w+)"
+HEAVIEST = 1e6  # weight of a term
 Section = dict[str, Any]
 
 
@@ -70,6 +71,13 @@ def _check_criterion(path: str, name: str, entry: Section) -> None:
         CriterionSettings(**{key: value for key, value in entry.items() if key not in ("autoencoder", "calibration")})
     except ScapError as error:
         raise ConfigurationError(f"config: {path}: {str(error).removeprefix('criterion: ')}") from error
+    for term, weight in entry["terms"].items():
+        if weight > HEAVIEST:
+            problem = f"the weight of {term!r} is {weight}, more than {HEAVIEST:g}, and scores could overflow; give less"
+            raise ConfigurationError(f"config: {path}: terms: {problem}")
+    images, solved = entry["calibration"]["images"], [term for term in entry["terms"] if "images" in needs(term)]
+    if solved and images < 2:
+        raise ConfigurationError(f"config: {path}.calibration.images: {solved[0]} needs 2 at least, not {images}; give more")
 
 
 def _check_grid(path: str, grid: Section, config: Section, data: dict[str, Data]) -> None:
@@ -107,7 +115,14 @@ def _check_calibrations(grid: Section, network: str, config: Section, data: Data
     available = data.images - entry["holdout"]
     available = min(available, entry.get("train_images", available))
     scored = {*grid["criteria"], *(widths.removeprefix("uniform-") for widths in grid["widths"])} - {"own", "uniform"}
-    asked = {f"criteria.{name}.calibration": config["criteria"][name]["calibration"]["images"] for name in sorted(scored)}
+    in_one_job = entry["coupled"] or any(
+        entry["finetuning"].get(name, {"rounds": 1})["rounds"] > 1 for name in grid["schedules"]
+    )
+    asked = {
+        f"criteria.{name}.calibration": config["criteria"][name]["calibration"]["images"]
+        for name in sorted(scored)
+        if in_one_job or reads_images(config["criteria"][name])
+    }
     asked |= {
         f"compensations.{name}": config["compensations"][name]["images"]
         for name in grid["compensations"]
@@ -130,6 +145,11 @@ def _check_bottleneck(path: str, criterion: Section, network: str, entry: Sectio
     if size > images * channels:
         spectra = f"{images * channels} spectra of {layer} of {network} ({images} images, {channels} channels)"
         raise ConfigurationError(f"config: {path}.autoencoder.bottleneck: {size} is more than the {spectra}; give less")
+
+
+def reads_images(criterion: Section) -> bool:
+    """Whether a criterion is measured on calibration images; one job that makes all scores draws them anyhow."""
+    return any({"outputs", "images", "autoencoder"} & needs(term) for term in criterion["terms"])
 
 
 def fits_autoencoders(criterion: Section) -> bool:

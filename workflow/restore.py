@@ -14,7 +14,7 @@ from pathlib import Path
 from scap.data.sources import RAW_FILES, md5
 from scap.errors import ScapError
 from workflow.pointers import listed_files, outs, tracked_files
-from workflow.records import provenance_files, restore_records
+from workflow.records import check_recording, provenance_files, restore_records
 from workflow.store import (
     RestoreError,
     cache_object,
@@ -22,9 +22,11 @@ from workflow.store import (
     dvc,
     fetch_object,
     has_remote,
+    in_git,
     read_remote,
     remote,
     remote_path,
+    store_in_project,
 )
 
 DATA, RESULTS = Path("data.dvc"), Path("results")
@@ -79,10 +81,17 @@ def restore_results(pointer: Path) -> None:
 
 def _unavailable(files: Files) -> str:
     names = ", ".join(f"{path} ({wanted[:2]}/{wanted[2:]})" for path, wanted in files)
-    return (
-        f"neither the cache nor the remote has, undamaged: {names}. Push them again from a clone that has them, after "
-        "deleting what the remote has of them (docs/storage.md)"
-    )
+    push = "Push them again from a clone that has them, after deleting what the remote has of them (docs/storage.md)"
+    return f"neither the cache nor the remote has, undamaged: {names}. {_from_project() or push}"
+
+
+def _from_project() -> str:
+    """How damaged or missing objects come back where the remote is a folder of the project; else ""."""
+    store = store_in_project()
+    if store is None:
+        return ""
+    way = f"git checkout -- {store}" if in_git() else f"copy {store}/ from the project's archive"
+    return f"Bring back what the project has of them ({way}) and run this again"
 
 
 def restore_data(pointer: Path, source: Path | None) -> None:
@@ -146,7 +155,7 @@ def check_remote(pointer: Path) -> None:
         # While the list of a folder is there, DVC takes all of it for pushed.
         deleted = [remote_path(name) for name in names if found[name] and (name in wrong or name.endswith(".dir"))]
         first = f"delete {' '.join(deleted)} there, then " if deleted else ""
-        fix = f"To mend it: {first}dvc push {pointer} from a clone that has the files"
+        fix = _from_project() or f"To mend it: {first}dvc push {pointer} from a clone that has the files"
         raise RestoreError(f"{pointer}: in the remote, {what}. {fix}")
     print(f"{pointer}: {len(names)} objects in the remote, all sound")
 
@@ -176,11 +185,14 @@ def main() -> int:
         return 1
     if options.check:
         return int(len(_each(pointers, check_remote)) < len(pointers))
+    if pointers != [DATA] and not _each([RESULTS], lambda _: check_recording()):
+        return 1
     sound = _each(pointers, lambda pointer: list(tracked_files(pointer)))  # before DVC is let at them
     fetch([pointer for pointer in sound if pointer != DATA])
     done = _each(sound, lambda pointer: restore_data(pointer, options.source) if pointer == DATA else restore_results(pointer))
     if not options.pointers:
-        restore_records(RESULTS)
+        if not _each([RESULTS], restore_records):
+            return 1
         print(f"{sum(1 for _ in provenance_files(RESULTS))} results are known to Snakemake")
     return int(len(done) < len(pointers))
 

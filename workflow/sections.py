@@ -72,8 +72,8 @@ class Checkpoint:
 class Normalisation:
     """What the images are normalised by, where it is not their own mean and deviation."""
 
-    mean: list[float] = option("of each channel, intensities in 0..1", repeats=True)
-    std: list[float] = option("of each channel", exclusiveMinimum=0, repeats=True)
+    mean: list[float] = option("of each channel, intensities in 0..1", minimum=0, maximum=1, repeats=True)
+    std: list[float] = option("of each channel", exclusiveMinimum=0, maximum=1, repeats=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,10 @@ class Compensation:
     """Compensations by name, the wildcard {compensation}: what the next layers are told about the channels that went."""
 
     how: str = option("what is fitted again", choices=("none", "batch-norm", "channelwise", "full"))
-    images: int = option("calibration images, drawn from the training images by the seed", 512, minimum=1)
-    ridge: float = option("keeps the new weights small: of `full`, its square of `channelwise`", 0.01, exclusiveMinimum=0)
+    images: int = option("calibration images, drawn from the training images by the seed", 512, minimum=2)
+    ridge: float = option(
+        "keeps the new weights small: of `full`, its square of `channelwise`", 0.01, exclusiveMinimum=0, maximum=1e6
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,12 @@
 """DVC's cache and remote, object by object: an object is named by the MD5 of its content, so each can be verified."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from scap.data.sources import md5
@@ -17,8 +19,19 @@ class RestoreError(ScapError):
 
 
 def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run DVC."""
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, check=False)
+    """Run DVC; where there is no git, it is told so, or it would refuse to work."""
+    with TemporaryDirectory() as folder:
+        Path(folder, "config").write_text("[core]\n    no_scm = true\n")
+        environment = os.environ | (
+            {} if in_git() else {"DVC_SYSTEM_CONFIG_DIR": folder}
+        )  # what ranks below all other settings
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def in_git() -> bool:
+    """Whether the project is a git repository: it is none where it came as a ZIP."""
+    return any((folder / ".git").exists() for folder in (Path.cwd(), *Path.cwd().parents))
 
 
 @cache
@@ -55,9 +68,18 @@ def remote() -> Any:
     from dvc.repo import Repo
 
     try:
-        return Repo().cloud.get_remote_odb(hash_name="md5")
+        return Repo(config={} if in_git() else {"core": {"no_scm": True}}).cloud.get_remote_odb(hash_name="md5")
     except DvcException as error:
         raise RestoreError(f"dvc: the remote cannot be opened ({error}); see `dvc remote list`") from error
+
+
+def store_in_project() -> Path | None:
+    """The folder of DVC's default remote, where it is one of this project."""
+    odb = remote()
+    if odb is None or odb.fs.protocol != "local":
+        return None
+    path = Path(str(Path(odb.path).resolve()).removesuffix("/files/md5"))  # as in `object_path`
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else None
 
 
 def remote_path(name: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from scap.errors import ScapError
+
 # Plain scalars that YAML 1.1 takes for booleans, octal or sexagesimal numbers or dates, but few people do.
 SURPRISES = re.compile(
     r"[-+]?0[0-7_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|yes|no|on|off|\d{4}-\d\d?-\d\d?.*", re.IGNORECASE
@@ -13,7 +15,7 @@ SURPRISES = re.compile(
 MOST = 100_000  # values in a file, with those that aliases repeat
 
 
-class ConfigurationError(ValueError):
+class ConfigurationError(ScapError):
     """A mistake in the configuration."""
 
 
@@ -83,6 +85,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ConfigurationError(f"{path}: holds no sections; the first level must be `name:`")
     return _copy(found, path, (), [MOST])
+
+
+def read_texts(value: Any, path: str = "") -> Any:
+    """Numbers, true and false that stand as text in a value, which is how --config gives those inside a mapping."""
+    if isinstance(value, dict):
+        return {key: read_texts(part, f"{path}.{key}") for key, part in value.items()}
+    if isinstance(value, list):
+        return [read_texts(part, path) for part in value]
+    if not isinstance(value, str):
+        return value
+    if SURPRISES.fullmatch(value):
+        problem = f"{value!r} can be read in two ways; write a plain number, true or false, or use --configfile"
+        raise ConfigurationError(f"config: {path[1:]}: {problem}")
+    try:
+        found = yaml.load(value, _Loader)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return value
+    return found if isinstance(found, int | float) else value
 
 
 def _copy(value: Any, path: Path, above: tuple[int, ...], left: list[int]) -> Any:

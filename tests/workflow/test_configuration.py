@@ -13,6 +13,7 @@ from tiny import TINY
 
 from scap.data.settings import FolderSettings
 from scap.data.sources import FOLDER, RAW_FILES
+from scap.pruning.least_squares import LARGEST_RIDGE
 from workflow import schema
 from workflow.configuration import checked, load_configuration, merge
 from workflow.lineage import Lineage, size_of
@@ -100,6 +101,13 @@ AT_THE_KEY = [
         "5000 is more than the 128 spectra of conv1_1 of tiny (32 images, 4 channels)",
     ),
     ("criteria.scap.autoencoder.explained", 1, "1 is greater than or equal to the maximum of 1"),
+    ("criteria.conditional.calibration.images", 1, "conditional needs 2 at least, not 1; give more"),
+    ("compensations.full.images", 1, "1 is less than the minimum of 2"),
+    ("compensations.full.ridge", 1e300, "1e+300 is greater than the maximum of 1000000.0"),
+    ("networks.tiny.normalisation.mean", [0.5, 0.5, 0.5], "3 numbers, but the images of digits have 1 channel(s); give one"),
+    ("networks.tiny.normalisation.std", [], "[] should be non-empty"),
+    ("networks.tiny.normalisation.mean.0", 1.5, "1.5 is greater than the maximum of 1"),
+    ("networks.tiny.normalisation.std.0", 255, "255 is greater than the maximum of 1"),
     ("criteria.scap.calibration.images", 513, "513 are more than the 512 training images of tiny"),
     ("criteria.conditional.calibration.images", 513, "513 are more than the 512 training images of tiny"),
     ("compensations.full.images", 513, "513 are more than the 512 training images of tiny"),
@@ -140,6 +148,8 @@ AT_THE_KEY = [
     ("datasets.digits.root", "a\nb", "'a\\nb' holds a brace, line break or control character"),
     ("datasets.digits.root", "{seed}", "'{seed}' holds a brace, line break or control character"),
     ("datasets.digits.root", "a" * 1001, f"'{'a' * 40}' is longer than 1000 letters"),
+    ("datasets.digits", {"source": "cifar10", "root": "~/data"}, "'~/data': '~' would be a folder of this name, not your home"),
+    ("datasets.digits", {"source": "folder", "root": "~"}, "'~': '~' would be a folder of this name, not your home"),
     ("datasets.digits.size", 32, "is for 'source: folder'; digits has images of one size"),
     (
         "datasets.digits",
@@ -172,6 +182,7 @@ AT_ITS_ENTRY = [
     ("criteria.scap.terms", {"fidelty": 1}, "terms: 'fidelty' is unknown; did you mean 'fidelity'?"),
     ("criteria.scap.terms", {"l1": 0}, "terms: all weights are 0; give one of them a weight above 0"),
     ("criteria.scap.terms", {"l1": -1}, "terms: the weight of 'l1' is -1; it must be a number, at least 0"),
+    ("criteria.scap.terms", {"l1": 1e308}, "terms: the weight of 'l1' is 1e+308, more than 1e+06, and scores could overflow"),
     ("criteria.scap.terms", {}, "terms is {}; name one at least"),
     ("criteria.scap.normalise", {"rms": "raw"}, "normalise: 'rms' is no term of this criterion"),
     ("criteria.scap.normalise", {"l1": "maximum"}, "normalise: l1 'maximum' is unknown"),
@@ -190,9 +201,15 @@ AT_ITS_ENTRY = [
 ]
 
 
+@pytest.fixture
+def normalised(tiny):
+    """The tiny experiment with its normalisation spelt out."""
+    return with_value(tiny, "networks.tiny.normalisation", {"mean": [0.3], "std": [0.4]})
+
+
 @pytest.mark.parametrize(("path", "value", "message"), AT_THE_KEY)
-def test_a_wrong_value_is_named(tiny, path, value, message):
-    found = refusal(with_value(tiny, path, value))
+def test_a_wrong_value_is_named(normalised, path, value, message):
+    found = refusal(with_value(normalised, path, value))
     assert found.startswith(f"config: {path}")
     assert message in found
 
@@ -220,6 +237,49 @@ def test_a_section_that_holds_no_entries_is_named(tiny, section, value):
 def test_a_section_misspelt_is_named(tiny):
     tiny["criterions"] = tiny.pop("criteria")
     assert refusal(tiny) == "config: the top level: unknown key 'criterions'; did you mean 'criteria'?"
+
+
+@pytest.mark.parametrize("path", ["criteria.scap.terms.l1", f"{TRAINING}.learning_rate", f"{TRAINING}.epochs"])
+def test_a_number_of_hundreds_of_digits_is_named(tiny, path):
+    assert refusal(with_value(tiny, path, 10**400)).startswith(f"config: {path}: 1000000000")
+
+
+def test_a_checkpoint_at_home_is_named_by_its_whole_path(tiny):
+    tiny["networks"]["tiny"] |= {"width": 1, "weights": {"file": "~/mine.safetensors"}}
+    assert refusal(tiny).startswith(
+        "config: networks.tiny.weights.file: '~/mine.safetensors': '~' would be a folder of this name"
+    )
+
+
+def test_every_source_has_channels(tiny):
+    """Of each source the right number of values passes, and another does not."""
+    for source, channels in {"digits": 1, "fashion-mnist": 1, "cifar10": 3, "cifar100": 3, FOLDER: 3}.items():
+        tiny["datasets"]["digits"] = {"source": source} | ({} if source == "digits" else {"root": "data"})
+        tiny["networks"]["tiny"]["baseline"]["crop"] = 0
+        for given in (1, 3):
+            tiny["networks"]["tiny"]["normalisation"] = {"mean": [0.5] * given, "std": [0.5] * given}
+            if given == channels:
+                checked(tiny, SCHEMA)
+            else:
+                assert f"the images of digits have {channels} channel(s)" in refusal(tiny)
+
+
+def test_the_largest_ridge_is_the_librarys():
+    assert at(SCHEMA, "properties.compensations.additionalProperties.properties.ridge.maximum") == LARGEST_RIDGE
+
+
+def test_a_criterion_that_reads_no_images_needs_none(tiny):
+    """Its calibration has a default, which a small data set need not fill; one job that makes all scores draws them anyhow."""
+    tiny["networks"]["tiny"] |= {"train_images": 64}
+    grid = at(tiny, QUICK) | {"criteria": ["l1"], "widths": ["own"], "thresholds": [], "macs": [0.5]}
+    tiny["comparisons"], tiny["targets"] = {"quick": {"runs": [grid]}}, {"all": ["quick"]}
+    checked(tiny, SCHEMA)
+    few = "criteria.l1.calibration.images: 256 are more than the 64 training images of tiny"
+    assert few in refusal(with_value(tiny, "criteria.l1.terms", {"l1": 1, "rms": 1}))
+    tiny["criteria"]["l1"]["terms"] = {"l1": 1}
+    assert few in refusal(with_value(tiny, "networks.tiny.finetuning.short.rounds", 2))
+    tiny["networks"]["tiny"]["finetuning"]["short"]["rounds"] = 1
+    assert few in refusal(with_value(tiny, "networks.tiny.coupled", True))
 
 
 def test_what_snakemake_makes_without_a_target_must_be_there(tiny):
@@ -354,6 +414,18 @@ class TestFiles:
         section, name = entry.split(":")[0], entry.split("{")[1].split(":")[0]
         with pytest.raises(ConfigurationError, match=rf"more\.yaml: {section}\.{name}: stands in .*config\.yaml too; rename"):
             self.load(folder)
+
+    def test_numbers_on_the_command_line_come_as_text(self, folder):
+        """Snakemake reads what stands inside a mapping of --config as text."""
+        tiny = {"width": "0.125", "coupled": "false", "holdout": "32", "baseline": {"learning_rate": "1e-3"}}
+        config = self.load(folder, networks={"tiny": tiny}, criteria={"l1": {"fusion": "product"}})
+        network = config["networks"]["tiny"]
+        assert (network["width"], network["coupled"], network["holdout"]) == (0.125, False, 32)
+        assert (network["baseline"]["learning_rate"], config["criteria"]["l1"]["fusion"]) == (0.001, "product")
+        with pytest.raises(ConfigurationError, match=r"config: networks\.tiny\.coupled: 'yes' can be read in two ways; write"):
+            self.load(folder, networks={"tiny": {"coupled": "yes"}})
+        with pytest.raises(ConfigurationError, match=r"config: networks\.tiny\.width: 'wide' is not of type 'number'"):
+            self.load(folder, networks={"tiny": {"width": "wide"}})
 
     def test_a_file_of_the_users_goes_on_top(self, folder):
         """Entries are added or changed key by key; terms are replaced."""

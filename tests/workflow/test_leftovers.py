@@ -63,6 +63,16 @@ def test_what_a_killed_training_would_have_gone_on_from_goes_with_its_model(fold
     assert names(folder) == {"model", "other.resume", "made", "made.resume"}
 
 
+def test_what_lies_on_another_disk_goes_too(folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (folder / "net").symlink_to(tmp_path / "disk")
+    for name in ("model", "model.resume", ".model.12.part"):
+        (tmp_path / "disk" / name).touch()
+    make_old(tmp_path / "disk")
+    remove_leftovers(Path("results"))
+    assert names(tmp_path / "disk") == {"model"}
+
+
 @pytest.mark.parametrize("name", [".model.12.part", ".model.elsewhere.12.part", ".tmpAbC123"])
 def test_old_halves_that_nobody_holds_go(folder, name):
     (folder / name).touch()

@@ -96,6 +96,19 @@ def test_a_schedule_that_the_network_does_not_have(fresh):
     assert "'shrot' is no schedule of tiny; choose one of none, short" in refused(fresh, f"{target}/metrics.json")
 
 
+def test_a_number_on_the_command_line(fresh):
+    value = "networks={'tiny': {'width': 0.02}}"
+    assert "rule baseline:" in fresh.snakemake("--dry-run", f"{NETWORK}/baseline.safetensors", "--config", value)
+
+
+def test_two_data_sets_of_the_same_files_download_them_once(fresh):
+    """Their roots may be written in two ways."""
+    two = "{source: digits}\n  one: {source: cifar10, root: raw}\n  two: {source: cifar10, root: ./raw/}"
+    with fresh.edited(CONFIG, "{source: digits}", two):
+        output = fresh.snakemake("--dry-run", "results/data/one.safetensors", "results/data/two.safetensors")
+    assert Counter(job.rule for job in jobs(output)) == {"download_one": 1, "data": 2}
+
+
 @pytest.mark.parametrize("download", ["true", "false"])
 def test_damaged_data(fresh, download):
     for name in CIFAR_FILES:

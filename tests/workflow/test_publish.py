@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from tiny import CONFIG
 
 from scap.errors import ScapError
 from tests.conftest import ROOT, Project
@@ -42,6 +45,88 @@ def test_a_clone_restores_models_from_the_repository_itself(project, tmp_path):
     assert f"{MODEL}.dvc: restored" in clone.python("-m", "workflow.restore")
     assert (clone / MODEL).read_bytes() == (project / MODEL).read_bytes()
     assert "all sound" in clone.python("-m", "workflow.restore", "--check")
+
+
+def test_a_folder_without_git_restores_them_too(project, tmp_path):
+    """The project as an archive."""
+    publish_all(project)
+    project.git("commit", "--quiet", "--message", "published")
+    project.git("archive", "--output", str(tmp_path / "project.zip"), "HEAD")
+    shutil.unpack_archive(tmp_path / "project.zip", tmp_path / "unpacked")
+    unpacked = Project(tmp_path / "unpacked")
+    settings = (unpacked / ".dvc/config").read_text()
+    assert f"{MODEL}.dvc: restored" in unpacked.python("-m", "workflow.restore")
+    assert (unpacked / MODEL).read_bytes() == (project / MODEL).read_bytes()
+    assert "all sound" in unpacked.python("-m", "workflow.restore", "--check")
+    assert (unpacked / ".dvc/config").read_text() == settings
+    assert not (unpacked / ".dvc/config.local").exists()  # it may become a git repository
+
+
+def test_a_damaged_object_of_the_repository_comes_back_from_git(project):
+    publish_all(project)
+    project.git("commit", "--quiet", "--message", "published")
+    (project / MODEL).unlink()
+    shutil.rmtree(project / ".dvc/cache")
+    (stored,) = (path for path in (project / "store").rglob("*") if path.is_file())
+    stored.chmod(0o644)
+    stored.write_bytes(b"damaged")
+    for arguments in (["--check"], []):
+        message = project.python("-m", "workflow.restore", *arguments, succeeds=False)
+        assert "(git checkout -- store) and run this again" in message
+    project.git("checkout", "--", "store")
+    assert f"{MODEL}.dvc: restored" in project.python("-m", "workflow.restore")
+
+
+@pytest.fixture(scope="module")
+def unpublished(new_project):
+    """A project with a table, no git."""
+    project = new_project()
+    (project / TABLE).parent.mkdir(parents=True)
+    (project / TABLE).write_text("a,b\n1,2\n")
+    (project / "notes.txt").write_text("mine")
+    return project
+
+
+def refused(monkeypatch, capsys, *arguments):
+    """The one line that says why nothing is published."""
+    monkeypatch.setattr(sys, "argv", ["publish", *arguments])
+    assert publish.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["notes.txt"], "notes.txt: nothing to publish; git takes .csv .json .png, DVC what --models fits"),
+        (["quick"], "quick: nothing of it has been made; run snakemake quick first"),
+        ([TABLE, "all"], "all: nothing of it has been made; run snakemake all first"),
+        ([TABLE, "--models", "*/nothing*"], "--models: '*/nothing*' fits no model that was made"),
+        (["quack"], "quack: is no target, comparison or file; run snakemake quack first, or correct the name"),
+    ],
+)
+def test_what_fits_nothing_is_refused(unpublished, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(unpublished.folder)
+    assert refused(monkeypatch, capsys, *arguments).startswith(f"error: {message}")
+
+
+def test_a_mistake_in_the_configuration_is_one_line(unpublished, monkeypatch, capsys):
+    monkeypatch.chdir(unpublished.folder)
+    with unpublished.edited(CONFIG, "terms: {l1: 1}", "trems: {l1: 1}"):
+        assert "config: criteria.l1: unknown key 'trems'" in refused(monkeypatch, capsys, TABLE)
+    with unpublished.edited(CONFIG, "source: digits", "source: digits, source: digits"):
+        assert "the key 'source' stands here twice" in refused(monkeypatch, capsys, TABLE)
+
+
+def test_another_folder_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path}: is not the folder of the project" in refused(monkeypatch, capsys, TABLE)
+
+
+def test_a_machine_without_git_is_one_line(unpublished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(unpublished.folder)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "git: is not installed, or not on the path" in refused(monkeypatch, capsys, TABLE)
 
 
 def test_what_a_result_was_made_of_is_published_with_it(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Records of another Snakemake are neither stored nor restored."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,20 @@ def test_the_records_of_the_snakemake_that_was_tried_are_stored(result, monkeypa
 
 def test_the_snakemake_of_the_lock_is_the_one_that_was_tried():
     records.check_snakemake()
+
+
+def test_results_on_another_disk_keep_their_records(result, tmp_path):
+    """A folder of results that is a link; one that leads back to where it lies is not followed for ever."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "results/net").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/back").symlink_to(tmp_path / "results")
+    (tmp_path / "disk/b.csv.provenance.json").write_text("{}")
+    record = Path(records.record_path("results/net/b.csv"))
+    record.write_text(json.dumps({"endtime": 2.0}))
+    found = [output for output, _ in records.provenance_files(Path("results"))]
+    assert found == ["results/a.csv", "results/net/b.csv"]
+    records.export_records()
+    assert json.loads((tmp_path / "disk/b.csv.provenance.json").read_text())["snakemake"] == {"endtime": 2.0}
+    record.unlink()
+    records.restore_records(Path("results"))
+    assert json.loads(record.read_text()) == {"endtime": 2.0}

@@ -9,7 +9,21 @@ from pathlib import Path
 
 import pytest
 from conftest import Project
-from tiny import CONFIG, CRITERIA, FEW, FIGURES, FIRST, LAYERS, NETWORK, NOTHING, POINTS, SECOND, from_pruning, points_of
+from tiny import (
+    CONFIG,
+    CRITERIA,
+    FEW,
+    FIGURES,
+    FIRST,
+    LAYERS,
+    NETWORK,
+    NOTHING,
+    POINTS,
+    SECOND,
+    from_pruning,
+    points_of,
+    run_folder,
+)
 
 SENSITIVITY = {"sizes/sensitivity"}
 FITTED = {"scap", "scap-second"}  # criteria with autoencoders
@@ -204,6 +218,67 @@ def test_what_is_there_is_not_trained_again_because_a_data_set_has_gone(project)
     assert "data" not in plan
     assert "baseline" not in plan
     assert all("-0.45" in name for name in plan["finetune"])
+
+
+DATA = "results/data/digits.safetensors"
+TRAINED_RUN = run_folder("scap/own/threshold-0.5/none", "short")
+
+
+def cut_off(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "damage", "trained"),
+    [
+        (DATA, cut_off, f"{NETWORK}/baseline.safetensors"),
+        (DATA, lambda content: b"", f"{NETWORK}/baseline.safetensors"),
+        (
+            f"{run_folder('scap/own/threshold-0.5/none')}/pruned.safetensors",
+            cut_off,
+            f"{TRAINED_RUN}/finetuned.safetensors",
+        ),
+    ],
+)
+def test_what_is_there_is_not_deleted_because_what_it_was_made_of_is_damaged(project, damaged, damage, trained):
+    """Snakemake deletes what a job has made before the job can see the damage; the remedy that is named brings all back."""
+    file, network = project / damaged, project / trained
+    kept, model = file.read_bytes(), network.read_bytes()
+    file.write_bytes(damage(kept))
+    printed = project.snakemake(succeeds=False)
+    (line,) = re.findall(r"^error: (.*)$", printed, re.MULTILINE)
+    assert line.startswith(f"{damaged}: ")
+    assert trained in line
+    assert line.endswith(f"First make it again: snakemake --cores all --force {damaged}")
+    assert "Traceback" not in printed
+    assert network.read_bytes() == model
+    project.snakemake("--force", damaged)
+    assert file.read_bytes() == kept
+    assert NOTHING in project.snakemake("--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "other", "message"),
+    [
+        ("scap", "scap-second", "the scores of layer conv1_1 are not what this criterion makes of its terms"),
+        ("scap", "l1", "column 'fidelity' is missing"),
+        ("l1", "scap", "the scores of layer conv1_1 are not what this criterion makes of its terms"),
+    ],
+)
+def test_nothing_is_pruned_by_the_scores_of_another_criterion(project, criterion, other, message):
+    """Their channels and layers are the same."""
+    scores = project / f"{NETWORK}/{criterion}/scores.csv"
+    kept = scores.read_bytes()
+    scores.write_bytes((project / f"{NETWORK}/{other}/scores.csv").read_bytes())
+    try:
+        pruned = f"{run_folder(f'{criterion}/own/threshold-0.45/none')}/pruned.safetensors"
+        printed = project.snakemake(pruned, succeeds=False)
+    finally:
+        scores.write_bytes(kept)
+    (line,) = re.findall(r"^error: (.*)$", printed, re.MULTILINE)
+    assert line.startswith(f"{NETWORK}/{criterion}/scores.csv: {message}")
+    assert line.endswith(f"make it again: snakemake --cores all --force {NETWORK}/{criterion}/scores.csv")
+    project.snakemake(pruned)
 
 
 @pytest.mark.parametrize("name", ["scap", "l1"])

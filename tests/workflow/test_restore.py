@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from workflow import pointers, store
+from workflow import pointers, records, store
+from workflow import restore as restoring
 from workflow.records import export_records, record_path, restore_records
 from workflow.store import RestoreError, copy_whole
 
@@ -318,3 +319,33 @@ def test_damaged_provenance_is_skipped_with_a_warning(tmp_path, monkeypatch, cap
     assert restore_records(Path("results")) == ["results/a"]
     assert Path("results/b").stat().st_mtime == 5
     assert "warning: .snakemake/metadata/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda patch, folder: patch.setattr(records, "version", {"snakemake": "10.0"}.get), "Snakemake 10.0: results travel"),
+        (lambda patch, folder: (folder / ".snakemake").touch(), ".snakemake/metadata: cannot be written (Not a directory)"),
+    ],
+    ids=["another Snakemake", "nowhere to write"],
+)
+def test_what_would_refuse_every_record_is_said_once_and_first(folder, monkeypatch, capsys, spoil, message):
+    for name in ("a", "b"):
+        (folder / f"results/{name}.provenance.json").write_text("{}")
+        point(folder / f"results/{name}.dvc", [{"path": name, "md5": NAME}])
+    monkeypatch.setattr(restoring, "fetch", lambda pointers: pytest.fail("DVC was let at the results"))
+    monkeypatch.setattr(sys, "argv", ["restore"])
+    spoil(monkeypatch, folder)
+    assert restoring.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {message}")
+
+
+def test_records_that_cannot_be_written_in_the_end_are_one_line(folder, monkeypatch, capsys):
+    """As on a disk that is full by then."""
+    (folder / "results/a.provenance.json").write_text(json.dumps({"snakemake": {"endtime": 5}}))
+    monkeypatch.setattr(sys, "argv", ["restore"])
+    monkeypatch.setattr(records, "METADATA", Path("results"))
+    monkeypatch.setattr(records, "record_path", lambda output: Path("results/a.provenance.json/a"))
+    assert restoring.main() == 1
+    assert capsys.readouterr().err.startswith("error: ")

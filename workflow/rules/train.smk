@@ -1,7 +1,9 @@
 # Only what is missing is an output: Snakemake deletes the outputs of a rule before it runs it, and these may be a user's files.
+downloaded = set()  # two data sets may have the same files
 for name, entry in config["datasets"].items():
-    missing = missing_files(entry["source"], entry.get("root", ""))
+    missing = [path for path in missing_files(entry["source"], entry.get("root", "")) if path not in downloaded]
     if missing and entry["download"]:
+        downloaded.update(missing)
 
         rule:
             name:
