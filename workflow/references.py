@@ -15,7 +15,6 @@ from workflow.yaml_files import ConfigurationError
 
 RULES = Path(__file__).with_name("rules")
 RULE = r"^(?:use rule \w+ as|rule) (\w+)"
-HEAVIEST = 1e6  # weight of a term
 Section = dict[str, Any]
 
 
@@ -71,10 +70,6 @@ def _check_criterion(path: str, name: str, entry: Section) -> None:
         CriterionSettings(**{key: value for key, value in entry.items() if key not in ("autoencoder", "calibration")})
     except ScapError as error:
         raise ConfigurationError(f"config: {path}: {str(error).removeprefix('criterion: ')}") from error
-    for term, weight in entry["terms"].items():
-        if weight > HEAVIEST:
-            problem = f"the weight of {term!r} is {weight}, more than {HEAVIEST:g}, and scores could overflow; give less"
-            raise ConfigurationError(f"config: {path}: terms: {problem}")
     images, solved = entry["calibration"]["images"], [term for term in entry["terms"] if "images" in needs(term)]
     if solved and images < 2:
         raise ConfigurationError(f"config: {path}.calibration.images: {solved[0]} needs 2 at least, not {images}; give more")

@@ -8,6 +8,7 @@ from scap.criterion.terms import RAW, TERMS
 from scap.errors import ScapError
 from scap.settings import Settings, choose, described, given, option
 
+HEAVIEST = 10**6  # weight of a term: sums of larger ones would lose the others, or be infinite
 NORMALISATIONS = ("raw", "min-max", "max", "mean")
 
 
@@ -52,8 +53,8 @@ class CriterionSettings(Settings):
         for term, weight in self.terms.items():
             if term not in TERMS:
                 raise ScapError(f"criterion: terms: {term!r} is unknown; {choose(term, TERMS)}")
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-                raise ScapError(f"criterion: terms: the weight of {term!r} is {weight!r}; it must be a number, at least 0")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= HEAVIEST:
+                raise ScapError(f"criterion: terms: the weight of {term!r} is {weight!r:.40}; it must be from 0 to 1e+06")
         if not any(self.terms.values()):
             raise ScapError("criterion: terms: all weights are 0; give one of them a weight above 0")
         self._check_normalise()

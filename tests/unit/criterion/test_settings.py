@@ -24,7 +24,9 @@ def test_every_term_can_stand_alone(term):
     [
         ({"terms": {"fidelty": 1}}, r"criterion: terms: 'fidelty' is unknown; did you mean 'fidelity'\?"),
         ({"terms": {"scrap": 1, "l1": 1}}, "criterion: terms: 'scrap' is unknown; choose one of fidelity, l1, rms, novelty"),
-        ({"terms": {"l1": -0.5}}, "criterion: terms: the weight of 'l1' is -0.5; it must be a number, at least 0"),
+        ({"terms": {"l1": 1e308}}, "criterion: terms: the weight of 'l1' is 1e.308; it must be from 0 to 1e.06"),
+        ({"terms": {"l1": 10**400}}, "criterion: terms: the weight of 'l1' is 1000000000"),
+        ({"terms": {"l1": -0.5}}, "criterion: terms: the weight of 'l1' is -0.5; it must be from 0 to 1e.06"),
         ({"terms": {"l1": math.nan}}, "criterion: terms: the weight of 'l1' is nan"),
         ({"terms": {"l1": math.inf}}, "criterion: terms: the weight of 'l1' is inf"),
         ({"terms": {"l1": True}}, "criterion: terms: the weight of 'l1' is True"),
