@@ -11,7 +11,7 @@ from typing import Any
 
 from scap.data.sources import md5
 from scap.errors import ScapError
-from scap.writing import WholeFile
+from scap.writing import WholeFile, write_whole
 
 
 class RestoreError(ScapError):
@@ -21,10 +21,9 @@ class RestoreError(ScapError):
 def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run DVC; where there is no git, it is told so, or it would refuse to work."""
     with TemporaryDirectory() as folder:
-        Path(folder, "config").write_text("[core]\n    no_scm = true\n")
-        environment = os.environ | (
-            {} if in_git() else {"DVC_SYSTEM_CONFIG_DIR": folder}
-        )  # what ranks below all other settings
+        write_whole(Path(folder, "config"), "[core]\n    no_scm = true\n")
+        below = {} if in_git() else {"DVC_SYSTEM_CONFIG_DIR": folder}  # it ranks below all other settings
+        environment = os.environ | below
         command = [sys.executable, "-m", "dvc", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
