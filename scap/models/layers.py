@@ -34,9 +34,10 @@ def not_a_layer(network: nn.Module, layer: str, coupled: bool = False) -> str:
 
 def _sizes(module: nn.Module) -> dict[str, Any]:
     """What a module notes of its tensors' shapes (in_channels, num_features, ...), as these are now."""
-    weight = module._parameters.get("weight")  # no computed one: a parametrisation may change its state when it is asked
+    # A computed weight is left alone: a parametrisation may change its state when it is asked.
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
     if isinstance(module, _NormBase):
-        held = module._buffers.get("running_mean") if weight is None else weight
+        held = dict(module.named_buffers(recurse=False)).get("running_mean") if weight is None else weight
         return {} if held is None else {"num_features": len(held)}
     if weight is None:
         return {}
@@ -83,7 +84,8 @@ def replace_tensors(network: nn.Module, tensors: dict[int, Tensor]) -> None:
     """
     for module in network.modules():
         noted = all(getattr(module, key, None) == value for key, value in _sizes(module).items())
-        held = [(own, key) for own in (module._parameters, module._buffers) for key in own if id(own[key]) in tensors]
+        both = (module._parameters, module._buffers)
+        held = [(own, key) for own in both for key, tensor in own.items() if id(tensor) in tensors]
         for own, key in held:
             own[key] = tensors[id(own[key])]  # type: ignore[assignment]  # a parameter for a parameter
         for key, value in _sizes(module).items() if held and noted else ():

@@ -40,10 +40,6 @@ def check_network(network: nn.Module) -> None:
     if not isinstance(network, nn.Module):
         raise ScapError(f"network: is a {type(network).__name__}, not a torch.nn.Module")
     for name, module in network.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ScapError(
-                f"network: {name!r} is compiled by TorchScript; put the nn.Module that it was made from in its place"
-            )
         if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
             raise ScapError(
                 f"network: {name!r} ({type(module).__name__}) has no weights yet; run the network on an example first"
@@ -146,10 +142,11 @@ def _uncopied(network: nn.Module) -> str | None:
         for key, value in vars(module).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 return f"{name or 'it'!r} stores the tensor {key!r} of a forward pass; set it to None first"
-            try:
-                copy.deepcopy(value) if key not in ("_modules", "_parameters", "_buffers") else None
-            except Exception as error:  # whatever it holds
-                return f"{name or 'it'!r} holds {key!r} ({first_line(error)}); set it to None first"
+            if key != "_modules":  # these have their turn
+                try:
+                    copy.deepcopy(value)
+                except Exception as error:  # whatever it holds
+                    return f"{name or 'it'!r} holds {key!r} ({first_line(error)}); set it to None first"
     return None
 
 
@@ -179,6 +176,7 @@ class Rehearsal:
     """
 
     def __init__(self, network: nn.Module, example: Example) -> None:
+        _check_followed(network)
         device, own = device_and_precision(network)
         for number, dtype in enumerate(_precisions(network, example, device)):
             self.network = copied(network).eval().requires_grad_(False)
@@ -207,6 +205,15 @@ class Rehearsal:
             bounds = STATISTICS.get(name.rpartition(".")[2])
             if bounds and buffer.is_floating_point() and buffer.ndim == 1:
                 buffer.uniform_(*bounds)
+
+
+def _check_followed(network: nn.Module) -> None:
+    """ScapError for parts whose operations cannot be seen, nor their weights replaced."""
+    for name, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ScapError(
+                f"network: {name!r} is compiled by TorchScript; put the nn.Module that it was made from in its place"
+            )
 
 
 def _try(network: nn.Module, fitting: Example, example: Example) -> None:

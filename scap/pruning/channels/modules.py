@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from scap.pruning.copies import remedy
 
 WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
-
+# What a way may do as often as it likes: memory formats and precisions decide on it.
 COPIES = {"_to_copy", "clone", "copy_", "detach", "alias", "lift_fresh", "_unsafe_view", "view", "_reshape_alias"}
 
 

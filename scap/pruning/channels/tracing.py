@@ -29,6 +29,7 @@ class Tracing(TorchDispatchMode):
         self.watch, self.met = watch, set[int]()
         self.ledger, self.modules = ledger, Modules(network)
         self.way = Way(self.modules)
+        self.returns = False  # whether the network returns anything that can be compared
         named = dict(network.named_parameters()) | dict(network.named_buffers())
         self.shadow = Shadow(named, ledger)
         self.used: set[str] = set()  # layers whose weights were read as they are

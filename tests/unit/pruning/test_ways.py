@@ -1,5 +1,6 @@
 """What a rehearsal with random values cannot see by itself: ways chosen by values, training, outputs of any kind, state."""
 
+import threading
 from collections import deque
 from dataclasses import dataclass
 
@@ -423,7 +424,6 @@ def test_floors_and_layers_of_another_type_are_refused(options, message):
     ("made", "message"),
     [
         (lambda: nn.Sequential(nn.LazyConv2d(8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)), r"'0' \(LazyConv2d\) has no weights yet"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, 1), torch.jit.script(nn.ReLU()), nn.Conv2d(8, 2, 1)), "'1' is compiled"),
         (lambda: None, "is a NoneType"),
     ],
 )
@@ -431,6 +431,33 @@ def test_floors_and_layers_of_another_type_are_refused(options, message):
 def test_what_cannot_be_run_as_a_network_is_named(made, message, use):
     with pytest.raises(scap.ScapError, match=message):
         use(made(), IMAGES)
+
+
+def with_compiled_part():
+    return nn.Sequential(nn.Conv2d(3, 8, 1), torch.jit.script(nn.BatchNorm2d(8)), nn.Conv2d(8, 2, 1)).eval()
+
+
+@pytest.mark.parametrize("use", [scap.explain, scap.score_network, lambda n, x: scap.prune_network(n, {"0": [0]}, x)])
+def test_a_compiled_part_is_named_where_channels_are_followed(use):
+    with pytest.raises(scap.ScapError, match="'1' is compiled by TorchScript"):
+        use(with_compiled_part(), IMAGES)
+
+
+def test_a_compiled_part_is_no_hindrance_elsewhere(tmp_path):
+    network = with_compiled_part()
+    assert scap.count_operations(network, IMAGES)["macs"] == 64 * (3 * 8 + 8 * 2)
+    scap.save_network(tmp_path / "n.safetensors", network)
+    again = scap.load_network(tmp_path / "n.safetensors", build=with_compiled_part)
+    assert torch.equal(again(IMAGES), network(IMAGES))
+    scap.finetune(network, (IMAGES, torch.zeros(4, 2, 8, 8)), scap.TrainingSettings(1, 2, 0.01), loss=nn.functional.mse_loss)
+    assert not torch.equal(again(IMAGES), network.eval()(IMAGES))
+
+
+def test_what_cannot_be_copied_is_named():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1))
+    network[1].lock = threading.Lock()
+    with pytest.raises(scap.ScapError, match=r"'1' holds 'lock' \(.*\); set it to None first"):
+        scap.explain(network, IMAGES)
 
 
 def test_training_that_runs_the_same_is_not_tried_twice():
