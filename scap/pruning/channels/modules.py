@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scap.pruning.copies import remedy
 
-WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
+WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2, "bmm": 1}  # which argument may be a layer's weight
 # What a way may do as often as it likes: memory formats and precisions decide on it.
 COPIES = {"_to_copy", "clone", "copy_", "detach", "alias", "lift_fresh", "_unsafe_view", "view", "_reshape_alias"}
 
@@ -77,7 +77,8 @@ class Modules:
         if operation not in WEIGHTS:
             return None
         weight = args[WEIGHTS[operation]]
-        return self.name(weight) or (self.name(weight.t()) if weight.ndim == 2 else None)
+        weight = one_matrix(weight) if operation == "bmm" else weight
+        return None if weight is None else self.name(weight) or (self.name(weight.t()) if weight.ndim == 2 else None)
 
     def names_in(self, tensor: Tensor) -> list[str]:
         """The parameters that lie in the memory of `tensor`."""
@@ -114,6 +115,13 @@ class Way:
     def operations_beside(self, other: "Way") -> list[str]:
         """Operations that the other way does not have."""
         return sorted(set(self.operations) - set(other.operations))
+
+
+def one_matrix(operand: Tensor) -> Tensor | None:
+    """The matrix that an operand of a product is, or repeats for a batch (linear layers of tokens do); None: neither."""
+    if operand.ndim == 3 and (operand.size(0) == 1 or operand.stride(0) == 0):
+        return operand.select(0, 0)
+    return operand if operand.ndim == 2 else None
 
 
 def tensors_among(values: Iterable[Any]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scap.pruning.channels.calls import HEADS, Call, channel_vector, unknown
 from scap.pruning.channels.ledger import Block
+from scap.pruning.channels.modules import one_matrix
 from scap.pruning.channels.shadow import compact, has_channels
 
 
@@ -38,16 +39,18 @@ def _depthwise(call: Call, labels: Tensor | None, rows: Block, groups: int) -> N
 
 def matrix_product(call: Call) -> None:
     """A linear layer: its weight is the second matrix, as it is or transposed."""
-    first, second = (call.args[key] for key in (("mat1", "mat2") if call.name == "addmm" else ("self", "mat2")))
+    first, operand = (call.args[key] for key in (("mat1", "mat2") if call.name == "addmm" else ("self", "mat2")))
+    second = one_matrix(operand)
+    if second is None:
+        return unknown(call)
     as_stored = call.modules.name(second)
     name = as_stored or call.modules.name(second.t())
     if name is None or not _is_linear(call, name):
-        return _computed(call, first, second) if name is None else unknown(call)
-    in_dim = 0 if as_stored else 1
-    labels = call.read(first)
-    _read_by(call, labels, name, in_dim, second.size(0))
+        return _computed(call, first, operand) if name is None else unknown(call)
+    in_dim, last = int(not as_stored), first.ndim - 1
+    _read_by(call, call.read(first), name, in_dim, second.size(0), along=last)
     rows = call.ledger.block("rows", name, 1 - in_dim, second.size(1))
-    _gives(call, rows, call.args.get("self") if call.name == "addmm" else None, 1)
+    _gives(call, rows, call.args.get("self") if call.name == "addmm" else None, last)
 
 
 def _is_linear(call: Call, name: str) -> bool:
@@ -58,6 +61,8 @@ def _is_linear(call: Call, name: str) -> bool:
 def _computed(call: Call, *operands: Tensor) -> None:
     """A product of two results: nothing that surgery could cut to fit."""
     reason = f"are read by {call}, a product with no weight of its own{f': {HEADS}' if call.attends else ''}"
+    if names := [name for operand in operands for name in call.modules.names_in(operand)]:
+        reason = f"are multiplied by {names[0]!r} in {call}, which SCAP cannot cut; a linear layer or a convolution it can"
     if words := call.modules.remedy():
         reason = f"are read by a layer whose weight is computed: {words}"
     for operand in operands:
@@ -67,10 +72,12 @@ def _computed(call: Call, *operands: Tensor) -> None:
     call.close()
 
 
-def _read_by(call: Call, labels: Tensor | None, name: str, dim: int, size: int, kind: str = "columns") -> None:
+def _read_by(
+    call: Call, labels: Tensor | None, name: str, dim: int, size: int, kind: str = "columns", along: int = 1
+) -> None:
     if labels is None:
         return
-    vector = channel_vector(labels, 1)
+    vector = channel_vector(labels, along)
     if vector is None:
         if has_channels(labels):
             call.ledger.forbid(compact(labels), f"are read by {layer_of(name)!r} along another dimension")

@@ -93,6 +93,8 @@ CUT = {
     "read twice": wired(lambda n, x: n.c(n.a(x)) + n.c(n.a(x.flip(3)))),
     "padded and resized": wired(lambda n, x: n.c(F.interpolate(F.pad(n.a(x), (1, 1, 1, 1), mode="reflect"), scale_factor=2))),
     "activation that compares": wired(lambda n, x: n.c(torch.where((y := n.a(x)) > 0, y, torch.full_like(y, -1.0)))),
+    "tokens": wired(lambda n, x: n.c(n.a(x).flatten(2).mT).relu().mean(1), c=nn.Linear(8, 2)),
+    "pixels": wired(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1)), c=nn.Linear(8, 2)),
     "beside fixed channels": wired(lambda n, x: n.c(torch.cat([n.a(x), torch.ones_like(x)], 1)), inputs=11),
 }
 LEFT = {
@@ -115,6 +117,10 @@ LEFT = {
     "slice": (wired(lambda n, x: n.c(n.a(x)[:, :5]), inputs=5), "taken apart by their positions by 'slice'"),
     "attention": (wired(lambda n, x: n.c((y := n.a(x)) * y.mean(1, keepdim=True).sigmoid())), "mixed by 'mean'"),
     "product of maps": (wired(lambda n, x: ((y := n.a(x).flatten(2)) @ y.mT).flatten(1)), "read by 'bmm'"),
+    "einsum": (
+        wired(lambda n, x: torch.einsum("bchw,oc->bohw", n.a(x), n.w), w=nn.Parameter(torch.ones(2, 8))),
+        "multiplied by 'w' in 'bmm'",
+    ),
     "recurrent": (wired(lambda n, x: n.c(n.a(x).flatten(2).mT)[0], c=nn.LSTM(8, 4)), "in 'c' (LSTM)"),
     "heads": (
         wired(lambda n, x: n.c(*[n.a(x).flatten(2).mT] * 3)[0], c=nn.MultiheadAttention(8, 2)),
