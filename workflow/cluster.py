@@ -32,7 +32,7 @@ def earlier_jobs() -> list[str]:
 
 
 def wait_for_earlier_jobs(seconds: float = 5.0) -> None:
-    """Lest a job is submitted twice: wait until those of a killed submission have ended.
+    """So that no job is submitted twice: wait until those of a killed submission have ended.
 
     What they finished is then made again by Snakemake, which was not there to see it; a training resumes from its last epoch.
     """

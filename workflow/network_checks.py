@@ -156,7 +156,7 @@ def channels_of(network: Section) -> dict[str, int]:
 def _check_training(path: str, training: Section, images: float, data: Data) -> None:
     size = data.side
     if training["crop"] and data.in_folder:
-        raise ConfigurationError(f"config: {path}.crop: images of a folder are cropped at random anyhow; leave it out")
+        raise ConfigurationError(f"config: {path}.crop: images of a folder are always cropped at random; leave it out")
     for setting, limit in {"batch_size": images, "crop": size - 1, "cutout": size}.items():
         if training[setting] > limit:
             raise ConfigurationError(f"config: {path}.{setting}: {training[setting]} is more than {limit}; give less")

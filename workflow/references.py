@@ -143,7 +143,7 @@ def _check_bottleneck(path: str, criterion: Section, network: str, entry: Sectio
 
 
 def reads_images(criterion: Section) -> bool:
-    """Whether a criterion is measured on calibration images; one job that makes all scores draws them anyhow."""
+    """Whether a criterion is measured on calibration images; one job that makes all scores always draws them."""
     return any({"outputs", "images", "autoencoder"} & needs(term) for term in criterion["terms"])
 
 

@@ -51,7 +51,7 @@ def plan_at(
         threshold: τ in [0, 1]; channels with I_k ≥ τ are kept. A lower one never prunes more.
         multiple: Widths are rounded up to a multiple of this, with the next best channels.
         min_channels: A layer keeps this many at least, or all that it has.
-        channels: Numbers of output channels by layer that the table must have, where it shall be checked.
+        channels: Numbers of output channels by layer that the table must have, where that is to be checked.
 
     Returns:
         Layer -> increasing indices of the channels kept.
@@ -89,7 +89,7 @@ def plan_of_widths(
         widths: How many channels each layer keeps.
         multiple: Widths are rounded up to a multiple of this.
         min_channels: A layer keeps this many at least, or all that it has.
-        channels: Numbers of output channels by layer that the table must have, where it shall be checked.
+        channels: Numbers of output channels by layer that the table must have, where that is to be checked.
 
     Returns:
         Layer -> increasing indices of the channels kept. Of equal scores the channel of the smaller index is better.

@@ -60,7 +60,7 @@ def check_sizes(data: Images | FolderImages, settings: TrainingSettings) -> None
     """Raise ScapError for a setting that does not fit the images: it names the key, its value and theirs."""
     least = min(data.shape[1:])
     if settings.crop and isinstance(data, FolderImages):
-        raise ScapError(f"crop: {settings.crop} is for data sets in memory; images of a folder are cropped at random anyhow")
+        raise ScapError(f"crop: {settings.crop} is for data sets in memory; images of a folder are always cropped at random")
     for key, value in (("crop", settings.crop), ("cutout", settings.cutout)):
         if value >= least:
             raise ScapError(f"{key}: {value} pixels leave nothing of images of {least}; give less")

@@ -203,7 +203,7 @@ def _train_epoch(run: _Run, data: Images | FolderImages, mean: Tensor, std: Tens
         loss.backward()
         for optimiser in run.optimisers:
             optimiser.step()
-        if run.average is not None:  # a shorter memory at first, lest the starting weights linger
+        if run.average is not None:  # a shorter memory at first, so that the starting weights fade
             _update_average(run.average, network, min(settings.ema, (1 + step) / (10 + step)))
         loss_sum += loss.detach() * len(labels)
         correct += (logits.argmax(1) == labels).sum()

@@ -269,7 +269,7 @@ def test_the_largest_ridge_is_the_librarys():
 
 
 def test_a_criterion_that_reads_no_images_needs_none(tiny):
-    """Its calibration has a default, which a small data set need not fill; one job that makes all scores draws them anyhow."""
+    """Its calibration has a default, which a small data set need not fill; one job that makes all scores always draws them."""
     tiny["networks"]["tiny"] |= {"train_images": 64}
     grid = at(tiny, QUICK) | {"criteria": ["l1"], "widths": ["own"], "thresholds": [], "macs": [0.5]}
     tiny["comparisons"], tiny["targets"] = {"quick": {"runs": [grid]}}, {"all": ["quick"]}
@@ -725,8 +725,8 @@ def test_settings_of_a_folder_have_one_source(photos):
         ("networks.tiny.train_images", 512, 500, "train_images: digits has 436 left beside the holdout; give fewer"),
         ("networks.tiny.holdout", 437, 500, "baseline.batch_size: 64 is more than 63; give less"),
         (f"{TRAINING}.cutout", 25, None, "baseline.cutout: 25 is more than 24; give less"),
-        (f"{TRAINING}.crop", 2, None, "baseline.crop: images of a folder are cropped at random anyhow; leave it out"),
-        ("networks.tiny.finetuning.short.crop", 2, None, "short.crop: images of a folder are cropped at random anyhow"),
+        (f"{TRAINING}.crop", 2, None, "baseline.crop: images of a folder are always cropped at random; leave it out"),
+        ("networks.tiny.finetuning.short.crop", 2, None, "short.crop: images of a folder are always cropped at random"),
         ("compensations.full.images", 437, 500, "compensations.full.images: 437 are more than the 436 training images"),
     ],
 )
