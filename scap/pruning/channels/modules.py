@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scap.pruning.copies import remedy
 
-WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2}  # which argument may be a layer's weight
+WEIGHTS = {"convolution": 1, "mm": 1, "addmm": 2, "bmm": 1}  # which argument may be a layer's weight
 # What a way may do as often as it likes: memory formats and precisions decide on it.
 COPIES = {"_to_copy", "clone", "copy_", "detach", "alias", "lift_fresh", "_unsafe_view", "view", "_reshape_alias"}
 
@@ -76,7 +76,7 @@ class Modules:
         """The parameter that a convolution or matrix product multiplies by, as it is or transposed."""
         if operation not in WEIGHTS:
             return None
-        weight = args[WEIGHTS[operation]]
+        weight = args[WEIGHTS[operation]] if operation != "bmm" else one_matrix(args[WEIGHTS[operation]])
         return self.name(weight) or (self.name(weight.t()) if weight.ndim == 2 else None)
 
     def names_in(self, tensor: Tensor) -> list[str]:
@@ -90,6 +90,11 @@ class Modules:
     def remedy(self) -> str | None:
         """How to give the module that runs a plain weight again, where something computes it."""
         return remedy(self.innermost, self.modules[self.innermost])
+
+
+def one_matrix(factor: Tensor) -> Tensor:
+    """The factor of a product of batches as the one matrix that it is for the whole batch, where it is one."""
+    return factor[0] if factor.ndim == 3 and (factor.size(0) == 1 or factor.stride(0) == 0) else factor
 
 
 class Way:

@@ -15,7 +15,7 @@ from scap.pruning.channels.products import convolution, layer_of, matrix_product
 from scap.pruning.channels.rules import BATCH_NORM, Call, follow
 from scap.pruning.channels.shadow import Shadow, compact
 
-PRODUCTS = {"convolution": convolution, "mm": matrix_product, "addmm": matrix_product}
+PRODUCTS = {"convolution": convolution, "mm": matrix_product, "addmm": matrix_product, "bmm": matrix_product}
 
 
 class Tracing(TorchDispatchMode):

@@ -51,6 +51,16 @@ def linear():
     return nn.Sequential(conv(3, 4), nn.Flatten(), nn.Linear(256, 10), nn.ReLU(), nn.Linear(10, 5), nn.GELU(), nn.Linear(5, 2))
 
 
+def tokens():
+    """Linear layers that read tokens which are no contiguous memory."""
+
+    def wire(n, x):
+        x = n.embed(x).flatten(2).mT
+        return n.head(x + n.second(n.first(x).relu())).mean(1)
+
+    return Wired(wire, embed=conv(3, 6), first=nn.Linear(6, 4), second=nn.Linear(4, 6, bias=False), head=nn.Linear(6, 2))
+
+
 def widening():
     """Stages whose shortcut pads the channels: the second has units that the first does not have."""
 
@@ -66,6 +76,7 @@ GROUPS = {
     "inverted": (inverted, {"expand": ["expand", "depthwise", "gate"], "squeeze": ["squeeze"]}),
     "grouped": (grouped, {"0": ["0", "2"]}),
     "linear": (linear, {"0": ["0"], "2": ["2"], "4": ["4"]}),
+    "tokens": (tokens, {"embed": ["embed", "second"], "first": ["first"]}),
 }
 
 

@@ -82,6 +82,8 @@ def wired(wire, outputs=8, inputs=8, **layers):
 CUT = {
     "flattened": wired(lambda n, x: n.c(n.a(x).relu().flatten(1)), c=nn.Linear(8 * 64, 2)),
     "flattened in another order": wired(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1).flatten(1)), c=nn.Linear(8 * 64, 2)),
+    "tokens": wired(lambda n, x: n.c(n.a(x).flatten(2).mT).mean(1), c=nn.Linear(8, 2)),
+    "tokens without a bias": wired(lambda n, x: n.c(n.a(x).flatten(2).mT).mean(1), c=nn.Linear(8, 2, bias=False)),
     "buffers of a frozen norm": between(Frozen(8)),
     "instance norm": between(nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.PReLU(8))),
     "repeated": wired(lambda n, x: n.c(n.a(x).repeat(1, 3, 1, 1)), inputs=24),
