@@ -243,6 +243,26 @@ def test_a_network_without_channels_of_groups_is_saved_and_loaded(kind, tmp_path
     loaded.train()(IMAGES).sum().backward()
 
 
+class Tied(nn.Module):
+    """Two layers of one weight; a plan names the first of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 6), conv(3, 6), conv(6, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.c(self.a(x).relu() + self.b(x.flip(3)).relu())
+
+
+def test_layers_of_one_weight_are_saved_and_loaded(tmp_path):
+    pruned = prune_network(Tied(), {"a": [0, 2, 5]}, IMAGES, coupled=True)
+    save_network(tmp_path / "n", pruned, example_shape=IMAGES.shape)
+    again = load_network(tmp_path / "n", build=Tied)
+    assert again.b.weight is again.a.weight
+    assert torch.equal(again(IMAGES), pruned(IMAGES))
+
+
 def test_plans_of_groups_compose_and_can_be_applied_again():
     network = inverted().eval()
     once = prune_network(network, {"expand": [0, 2, 3, 5], "squeeze": [0, 2]}, IMAGES[:1], coupled=True)
