@@ -181,6 +181,8 @@ class Rehearsal:
     def __init__(self, network: nn.Module, example: Example) -> None:
         _check_followed(network)
         device, own = device_and_precision(network)
+        if device.type == "meta":
+            raise ScapError("network: it is on the device meta, which keeps no values; make it on another one")
         for number, dtype in enumerate(_precisions(network, example, device)):
             self.network = copied(network).eval().requires_grad_(False)
             self._randomise()
