@@ -341,6 +341,11 @@ def test_reasons_are_given_for_every_kind_of_convolution():
     assert all(words in reason for words, reason in zip(wanted, table.reason, strict=True))
 
 
+def test_a_table_of_reasons_is_asked_alike_where_it_is_empty():
+    table = explain(Wired(lambda n, x: F.conv2d(x, n.a), a=nn.Parameter(torch.randn(2, 3, 1, 1))), torch.randn(1, 3, 8, 8))
+    assert table[table.prunable].columns.tolist() == ["layer", "prunable", "reason"]
+
+
 def test_a_network_without_prunable_layers_says_what_stands_in_the_way():
     solid = nn.Sequential(nn.Conv3d(1, 2, 1), nn.ReLU(), nn.Conv3d(2, 2, 1), nn.Flatten())
     network = nn.Sequential(nn.Unflatten(1, (1, -1)), solid)
