@@ -195,6 +195,20 @@ def test_a_way_that_only_many_images_take_is_no_raw_error(term, most, layers):
             scap.prune_network(network, {"a": [0, 1]}, IMAGES, compensate=how)
 
 
+@pytest.mark.parametrize("use", [*TERMS[1:], "channelwise", "full", "batch-norm"])
+def test_a_network_that_fails_on_many_images_is_no_raw_error(use):
+    def wire(n, x):
+        if len(x) > 1:
+            raise KeyError("one image only")
+        return n.c(n.norm(n.a(x)).relu())
+
+    network = Wired(wire, norm=nn.BatchNorm2d(8))
+    calls = {term: lambda n: scap.score_network(n, IMAGES, criterion=scap.CriterionSettings(terms={use: 1})) for term in TERMS}
+    call = calls.get(use, lambda n: scap.prune_network(n, {"a": [0, 1]}, IMAGES, compensate=use))
+    with pytest.raises(scap.ScapError, match=r"does not run on \d calibration images: 'one image only'"):
+        call(network)
+
+
 def test_of_several_operations_the_one_that_is_not_rehearsed_is_refused():
     def accepted(weights):
         wire = lambda n, x: n.c(n.ops[int(n.alpha.argmax())](n.a(x)).relu())  # noqa: E731
