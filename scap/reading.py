@@ -120,6 +120,8 @@ def channel_values(
             raise DamagedFile(source, f"must have one column {name!r} (found: {', '.join(map(str, table.columns))})")
     if table.empty or table["layer"].isna().any():
         raise DamagedFile(source, "has no rows" if table.empty else "has a row without a layer")
+    if pd.api.types.is_float_dtype(table["layer"]):
+        raise DamagedFile(source, "names layers by numbers, where '0.10' is '0.1'; read it with dtype={'layer': str}")
     parts = table.groupby("layer", sort=False)
     return {str(layer): _indexed(part, str(layer), column, limits, source) for layer, part in parts}
 

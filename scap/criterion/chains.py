@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from scap.errors import ScapError
-from scap.models.inputs import Example, run, tensors_of
+from scap.models.inputs import Example, tensors_of
+from scap.pruning.moments import run_on_images
 
 # Names of modules, functions and methods alike: lower case, no underscores (relu_ is relu in place).
 ACTIVATIONS = re.compile(
@@ -35,7 +36,7 @@ class Hooks:
 
     def run(self, images: Example) -> None:
         """Run the network."""
-        run(self.network, images)
+        run_on_images(self.network, images)
 
     def _hook(self, layer: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
@@ -126,7 +127,7 @@ class Follower(TorchFunctionMode):
     def _run(self, images: Example, traced: bool = False) -> Way:
         self.way, self._inside = Way(traced=traced), 0
         with self:
-            outputs = run(self.network, images)
+            outputs = run_on_images(self.network, images)
         way, self.way = self.way, Way()
         way.steps.append(Step("outputs", [way.writers[id(t)] for _, t in tensors_of(outputs) if id(t) in way.writers]))
         return way

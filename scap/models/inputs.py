@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scap.checks import check_dense
 from scap.errors import ScapError
 
 EXACT = 2**63 - 1  # the largest integer of a tensor
@@ -97,10 +98,12 @@ def gathered(images: Any) -> Example:
 
 
 def first_tensor(example: Example) -> Tensor:
-    """The first tensor of `example`: its length is the number of images. Raises ScapError where there is none."""
+    """The first tensor of `example`: its length is the number of images. ScapError where there is none, or no dense one."""
     for _, tensor in tensors_of(example):
         if tensor.ndim and not len(tensor):
             raise ScapError(f"example of shape {tuple(tensor.shape)}: it holds no image; give one at least")
+        if not tensor.is_meta:
+            check_dense(tensor, "example")
         return tensor
     raise ScapError(f"example: {type(example).__name__} holds no tensor; give a tensor, or a tuple or dict of the arguments")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scap.models.inputs import device_and_precision, fitted, run
+from scap.models.inputs import device_and_precision, fitted
 from scap.pruning.moments import run_on_images
 
 
@@ -56,7 +56,7 @@ def _inputs(network: nn.Module, images: Tensor) -> dict[str, list[Tensor]]:
     norms = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     tracking = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
     handles = [norm.register_forward_pre_hook(keep(name), with_kwargs=True) for name, norm in tracking.items()]
-    run(network, fitted(images, *device_and_precision(network)))
+    run_on_images(network, fitted(images, *device_and_precision(network)))
     for handle in handles:
         handle.remove()
     return inputs

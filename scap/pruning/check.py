@@ -91,8 +91,10 @@ class _Reference(_Certain):
         if kept is None:
             self.products.append(Product(name, out.clone()))
         else:
-            self.products.append(Product(name, out.index_select(1, torch.as_tensor(kept, device=out.device))))
-            out[:, np.delete(np.arange(out.size(1)), kept)] = self.mark
+            dim = 1 if name == "convolution" else -1
+            channels = out.movedim(dim, 0)
+            self.products.append(Product(name, out.index_select(dim, torch.as_tensor(kept, device=out.device))))
+            channels[np.delete(np.arange(len(channels)), kept)] = self.mark
         return out
 
     def _unmarked(self, argument: Any) -> Any:

@@ -1,6 +1,7 @@
 """Copies of a network to try things on, and the caller's world left as it was."""
 
 import copy
+import dis
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -109,9 +110,10 @@ def _shared(network: nn.Module, copy_: nn.Module) -> str | None:
         if id(part) in own:
             return f"a copy of it holds the same {name or 'network'!r}; take out the __deepcopy__ that gives the original"
     for name, module in network.named_modules():
-        forward = vars(module).get("forward")
-        if isinstance(forward, FunctionType) and any(id(value) in own for value in _known_to(forward)):
-            return f"the forward of {name or 'the network'!r} is a function that calls the original; write it as a method"
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        for what, function in (("the forward", vars(module).get("forward")), *(("a hook", hook) for hook in hooks)):
+            if isinstance(function, FunctionType) and any(id(value) in own for value in _known_to(function)):
+                return f"{what} of {name or 'the network'!r} is a function that calls the original; write it as a method"
     return None
 
 
@@ -120,7 +122,8 @@ def _known_to(function: FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # not set yet
             yield cell.cell_contents
-    yield from (function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__)
+    read = {step.argval for step in dis.get_instructions(function) if step.opname == "LOAD_GLOBAL"}
+    yield from (function.__globals__[name] for name in read if name in function.__globals__)
     yield from function.__defaults__ or ()
 
 
@@ -178,6 +181,8 @@ class Rehearsal:
     def __init__(self, network: nn.Module, example: Example) -> None:
         _check_followed(network)
         device, own = device_and_precision(network)
+        if device.type == "meta":
+            raise ScapError("network: it is on the device meta, which keeps no values; make it on another one")
         for number, dtype in enumerate(_precisions(network, example, device)):
             self.network = copied(network).eval().requires_grad_(False)
             self._randomise()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scap.errors import ScapError
-from scap.models.inputs import device_and_precision, fitted, run
+from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, run
 from scap.pruning.copies import first_line
 
 CANCELS = 300  # square of the largest mean over the mean variance from which float32 keeps too few digits of the variance
@@ -31,14 +31,15 @@ def check_images(images: Tensor, batch_size: int) -> None:
         raise ScapError("images: they hold NaN or infinity; give finite images, normalised as in training")
 
 
-def run_on_images(network: nn.Module, batch: Tensor) -> None:
-    """Run it; ScapError where that fails."""
+def run_on_images(network: nn.Module, batch: Example) -> Any:
+    """What the network gives; ScapError where it fails."""
     try:
-        run(network, batch)
+        return run(network, batch)
     except (_Enough, ScapError):
         raise
     except Exception as error:  # the user's forward may raise anything
-        raise ScapError(f"the network does not run on {len(batch)} calibration images: {first_line(error)}") from error
+        count = len(first_tensor(batch))
+        raise ScapError(f"the network does not run on {count} calibration images: {first_line(error)}") from error
 
 
 @torch.no_grad()

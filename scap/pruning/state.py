@@ -141,9 +141,10 @@ def _check_rows(network: nn.Module, found: dict[str, Tensor], plan: Plan) -> Non
     layers = weighted_layers(network)
     for layer in plan.keys() - layers.keys():
         raise ScapError(f"{NOT_FITTING}: its plan names layer {layer!r}, which is no convolution or linear layer")
+    tied = {id(layers[layer].weight): kept for layer, kept in plan.items()}  # layers of one weight have one plan
     for layer, module in layers.items():
         channels = len(module.weight)
-        kept = plan.get(layer, range(channels))
+        kept = tied.get(id(module.weight), range(channels))
         weight = found.get(f"{layer}.weight" if layer else "weight")
         if weight is not None and (len(weight) != len(kept) or max(kept, default=-1) >= channels):
             words = f"{len(weight)} output channels there, {len(kept)} of {channels} by its plan"

@@ -107,7 +107,7 @@ def explain(network: nn.Module, example: Example, *, coupled: bool = False) -> "
 
     surgery = _surgery(network, example, coupled)
     rows = [(layer, reason is None, reason or "") for layer, reason in surgery.reasons.items()]
-    table = pd.DataFrame(rows, columns=["layer", "prunable", "reason"])
+    table = pd.DataFrame(rows, columns=["layer", "prunable", "reason"]).astype({"prunable": bool})
     return table.assign(group=[surgery.graph.name_of(layer) for layer in table["layer"]]) if coupled else table
 
 

@@ -15,12 +15,13 @@ from scap.pruning.copies import Rehearsal, copied, first_line
 
 
 class _Noting(TorchDispatchMode):
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, *ways: Way) -> None:
         super().__init__()
-        self.way = Way(Modules(network))
+        self.ways = ways
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        self.way.note(func._schema.name.rpartition("::")[2], (*args, *(kwargs or {}).values()))
+        for way in self.ways:
+            way.note(func._schema.name.rpartition("::")[2], (*args, *(kwargs or {}).values()))
         return func(*args, **(kwargs or {}))
 
 
@@ -29,6 +30,7 @@ class OwnWay:
 
     def __init__(self, network: nn.Module, example: Example) -> None:
         self.network = copied(network).eval().requires_grad_(False)
+        self.original = Way(Modules(network))  # reads nothing, unless something in the copy leads there
         self.example = fitted(example, *device_and_precision(network))
         self.given = _first(self.example, 2)
         try:
@@ -36,12 +38,18 @@ class OwnWay:
         except Exception:  # the user's forward may raise anything: it may need the whole example
             self.given = self.example
             self.way = self._tried(self.given)
+        if self.original.read:
+            raise ScapError(
+                f"network: it cannot be copied: a copy of it reads the original's {min(self.original.read)!r}, to which "
+                "a function or a reference in it leads; write the function as a method, or call the module by its name"
+            )
 
     def _note(self, example: Example) -> Way:
         torch.manual_seed(0)
-        with _Noting(self.network) as noting:
+        way = Way(Modules(self.network))
+        with _Noting(way, self.original):
             run(self.network, example)
-        return noting.way
+        return way
 
     def _tried(self, example: Example) -> Way:
         try:

@@ -76,9 +76,8 @@ class Modules:
         """The parameter that a convolution or matrix product multiplies by, as it is or transposed."""
         if operation not in WEIGHTS:
             return None
-        weight = args[WEIGHTS[operation]]
-        weight = one_matrix(weight) if operation == "bmm" else weight
-        return None if weight is None else self.name(weight) or (self.name(weight.t()) if weight.ndim == 2 else None)
+        weight = args[WEIGHTS[operation]] if operation != "bmm" else one_matrix(args[WEIGHTS[operation]])
+        return self.name(weight) or (self.name(weight.t()) if weight.ndim == 2 else None)
 
     def names_in(self, tensor: Tensor) -> list[str]:
         """The parameters that lie in the memory of `tensor`."""
@@ -91,6 +90,11 @@ class Modules:
     def remedy(self) -> str | None:
         """How to give the module that runs a plain weight again, where something computes it."""
         return remedy(self.innermost, self.modules[self.innermost])
+
+
+def one_matrix(factor: Tensor) -> Tensor:
+    """The factor of a product of batches as the one matrix that it is for the whole batch, where it is one."""
+    return factor[0] if factor.ndim == 3 and (factor.size(0) == 1 or factor.stride(0) == 0) else factor
 
 
 class Way:
@@ -115,13 +119,6 @@ class Way:
     def operations_beside(self, other: "Way") -> list[str]:
         """Operations that the other way does not have."""
         return sorted(set(self.operations) - set(other.operations))
-
-
-def one_matrix(operand: Tensor) -> Tensor | None:
-    """The matrix that an operand of a product is, or repeats for a batch (linear layers of tokens do); None: neither."""
-    if operand.ndim == 3 and (operand.size(0) == 1 or operand.stride(0) == 0):
-        return operand.select(0, 0)
-    return operand if operand.ndim == 2 else None
 
 
 def tensors_among(values: Iterable[Any]) -> list[Tensor]:

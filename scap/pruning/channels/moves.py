@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from scap.pruning.channels.calls import Call, channel_vector, join, unknown
 from scap.pruning.channels.mixing import dims_of
@@ -19,8 +20,13 @@ def slices(call: Call) -> None:
     part = call.name in ("select", "unbind", "unfold", "diagonal") or any(
         out.size(dim) < labels.size(dim) for out in call.outs for dim in dims if dim < out.ndim
     )
-    if part and any(varies(labels, dim) for dim in dims) and has_channels(labels):
+    if part and any(varies(labels, dim) and _several(labels, dim) for dim in dims) and has_channels(labels):
         call.ledger.forbid(compact(labels), f"are taken apart by their positions by {call}")
+
+
+def _several(labels: Tensor, dim: int) -> bool:
+    """Whether labels differ along `dim` beside places that have none, as a border has that is yet to be filled."""
+    return bool(((labels > 0) & (labels != labels.amax(dim, keepdim=True))).any())
 
 
 def reshapes(call: Call) -> None:

@@ -25,7 +25,7 @@ def convolution(call: Call) -> None:
         _depthwise(call, labels, rows, groups)
     else:
         _read_by(call, labels, name, 1 - out_dim, call.args["input"].size(1), kind="grouped")
-    _gives(call, rows, call.args["bias"], 1, repeats=groups if transposed else 1)
+    _gives(call, rows, call.args["bias"], repeats=groups if transposed else 1)
 
 
 def _depthwise(call: Call, labels: Tensor | None, rows: Block, groups: int) -> None:
@@ -38,19 +38,18 @@ def _depthwise(call: Call, labels: Tensor | None, rows: Block, groups: int) -> N
 
 
 def matrix_product(call: Call) -> None:
-    """A linear layer: its weight is the second matrix, as it is or transposed."""
-    first, operand = (call.args[key] for key in (("mat1", "mat2") if call.name == "addmm" else ("self", "mat2")))
-    second = one_matrix(operand)
-    if second is None:
-        return unknown(call)
+    """A linear layer: its weight is the second matrix, as it is or transposed, the same one for a whole batch."""
+    first, second = (call.args[key] for key in (("mat1", "mat2") if call.name == "addmm" else ("self", "mat2")))
+    second = one_matrix(second)
     as_stored = call.modules.name(second)
-    name = as_stored or call.modules.name(second.t())
+    name = as_stored or call.modules.name(second.mT)
     if name is None or not _is_linear(call, name):
-        return _computed(call, first, operand) if name is None else unknown(call)
-    in_dim, last = int(not as_stored), first.ndim - 1
-    _read_by(call, call.read(first), name, in_dim, second.size(0), along=last)
+        return _computed(call, first, second) if name is None else unknown(call)
+    in_dim = 0 if as_stored else 1
+    labels = call.read(first)
+    _read_by(call, labels, name, in_dim, second.size(0))
     rows = call.ledger.block("rows", name, 1 - in_dim, second.size(1))
-    _gives(call, rows, call.args.get("self") if call.name == "addmm" else None, last)
+    _gives(call, rows, call.args.get("self") if call.name == "addmm" else None)
 
 
 def _is_linear(call: Call, name: str) -> bool:
@@ -72,12 +71,10 @@ def _computed(call: Call, *operands: Tensor) -> None:
     call.close()
 
 
-def _read_by(
-    call: Call, labels: Tensor | None, name: str, dim: int, size: int, kind: str = "columns", along: int = 1
-) -> None:
+def _read_by(call: Call, labels: Tensor | None, name: str, dim: int, size: int, kind: str = "columns") -> None:
     if labels is None:
         return
-    vector = channel_vector(labels, along)
+    vector = channel_vector(labels, _channels_at(call, labels))
     if vector is None:
         if has_channels(labels):
             call.ledger.forbid(compact(labels), f"are read by {layer_of(name)!r} along another dimension")
@@ -86,14 +83,20 @@ def _read_by(
     call.ledger.link(vector, torch.arange(columns.start, columns.start + size, device=vector.device))
 
 
-def _gives(call: Call, rows: Block, bias: Tensor | None, dim: int, repeats: int = 1) -> None:
+def _gives(call: Call, rows: Block, bias: Tensor | None, repeats: int = 1) -> None:
     device = call.outs[0].device if not call.outs[0].is_meta else torch.device("cpu")
     own = torch.arange(rows.start, rows.start + rows.size, dtype=torch.int32, device=device).repeat(repeats)
     added = call.read(bias) if bias is not None else None
     if added is not None and added.shape == own.shape:
         call.ledger.link(own, added)
     out = call.outs[0]
+    dim = _channels_at(call, out)
     call.shadow.write(out, own.view([-1 if d == dim else 1 for d in range(out.ndim)]).expand(out.shape))
+
+
+def _channels_at(call: Call, tensor: Tensor) -> int:
+    """The dimension of the channels of what a product reads or gives."""
+    return 1 if call.name == "convolution" else tensor.ndim - 1
 
 
 def layer_of(parameter: str) -> str:

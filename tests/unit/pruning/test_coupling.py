@@ -51,6 +51,16 @@ def linear():
     return nn.Sequential(conv(3, 4), nn.Flatten(), nn.Linear(256, 10), nn.ReLU(), nn.Linear(10, 5), nn.GELU(), nn.Linear(5, 2))
 
 
+def tokens():
+    """Linear layers that read tokens which are no contiguous memory."""
+
+    def wire(n, x):
+        x = n.embed(x).flatten(2).mT
+        return n.head(x + n.second(n.first(x).relu())).mean(1)
+
+    return Wired(wire, embed=conv(3, 6), first=nn.Linear(6, 4), second=nn.Linear(4, 6, bias=False), head=nn.Linear(6, 2))
+
+
 def widening():
     """Stages whose shortcut pads the channels: the second has units that the first does not have."""
 
@@ -66,6 +76,7 @@ GROUPS = {
     "inverted": (inverted, {"expand": ["expand", "depthwise", "gate"], "squeeze": ["squeeze"]}),
     "grouped": (grouped, {"0": ["0", "2"]}),
     "linear": (linear, {"0": ["0"], "2": ["2"], "4": ["4"]}),
+    "tokens": (tokens, {"embed": ["embed", "second"], "first": ["first"]}),
 }
 
 
@@ -230,6 +241,26 @@ def test_a_network_without_channels_of_groups_is_saved_and_loaded(kind, tmp_path
     loaded = load_network(tmp_path / "n", build=make)
     assert torch.equal(loaded(IMAGES), pruned(IMAGES))
     loaded.train()(IMAGES).sum().backward()
+
+
+class Tied(nn.Module):
+    """Two layers of one weight; a plan names the first of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 6), conv(3, 6), conv(6, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.c(self.a(x).relu() + self.b(x.flip(3)).relu())
+
+
+def test_layers_of_one_weight_are_saved_and_loaded(tmp_path):
+    pruned = prune_network(Tied(), {"a": [0, 2, 5]}, IMAGES, coupled=True)
+    save_network(tmp_path / "n", pruned, example_shape=IMAGES.shape)
+    again = load_network(tmp_path / "n", build=Tied)
+    assert again.b.weight is again.a.weight
+    assert torch.equal(again(IMAGES), pruned(IMAGES))
 
 
 def test_plans_of_groups_compose_and_can_be_applied_again():

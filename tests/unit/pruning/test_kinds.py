@@ -82,6 +82,8 @@ def wired(wire, outputs=8, inputs=8, **layers):
 CUT = {
     "flattened": wired(lambda n, x: n.c(n.a(x).relu().flatten(1)), c=nn.Linear(8 * 64, 2)),
     "flattened in another order": wired(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1).flatten(1)), c=nn.Linear(8 * 64, 2)),
+    "tokens": wired(lambda n, x: n.c(n.a(x).flatten(2).mT).mean(1), c=nn.Linear(8, 2)),
+    "tokens without a bias": wired(lambda n, x: n.c(n.a(x).flatten(2).mT).mean(1), c=nn.Linear(8, 2, bias=False)),
     "buffers of a frozen norm": between(Frozen(8)),
     "instance norm": between(nn.Sequential(nn.InstanceNorm2d(8, affine=True), nn.PReLU(8))),
     "repeated": wired(lambda n, x: n.c(n.a(x).repeat(1, 3, 1, 1)), inputs=24),
@@ -92,6 +94,7 @@ CUT = {
     "transposed reader": wired(lambda n, x: n.c(n.a(x)), c=nn.ConvTranspose2d(8, 5, 2)),
     "read twice": wired(lambda n, x: n.c(n.a(x)) + n.c(n.a(x.flip(3)))),
     "padded and resized": wired(lambda n, x: n.c(F.interpolate(F.pad(n.a(x), (1, 1, 1, 1), mode="reflect"), scale_factor=2))),
+    "circular padding": wired(tail, between=nn.ReLU(), c=conv(8, 2, 3, padding=1, padding_mode="circular")),
     "activation that compares": wired(lambda n, x: n.c(torch.where((y := n.a(x)) > 0, y, torch.full_like(y, -1.0)))),
     "tokens": wired(lambda n, x: n.c(n.a(x).flatten(2).mT).relu().mean(1), c=nn.Linear(8, 2)),
     "pixels": wired(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1)), c=nn.Linear(8, 2)),
@@ -343,6 +346,11 @@ def test_reasons_are_given_for_every_kind_of_convolution():
     assert not table.prunable.any()
     wanted = ["a Conv1d, no two-dim", "a ConvTranspose2d, no two-dim", "grouped (groups=2)", "outputs of the network"]
     assert all(words in reason for words, reason in zip(wanted, table.reason, strict=True))
+
+
+def test_a_table_of_reasons_is_asked_alike_where_it_is_empty():
+    table = explain(Wired(lambda n, x: F.conv2d(x, n.a), a=nn.Parameter(torch.randn(2, 3, 1, 1))), torch.randn(1, 3, 8, 8))
+    assert table[table.prunable].columns.tolist() == ["layer", "prunable", "reason"]
 
 
 def test_a_network_without_prunable_layers_says_what_stands_in_the_way():

@@ -53,6 +53,7 @@ DAMAGED = {
     "above 1": (changed("score", 5, 60.0), "layer b, channel 1: score is 60.0, not a number between 0 and 1"),
     "text": (changed("score", 5, "much"), "layer b, channel 1: score is much"),
     "true": (changed("score", 5, None), "layer b, channel 1: score is None"),
+    "numbers as names": (TABLE.assign(layer=TABLE["layer"].map({"a": 0.1, "b": 0.3})), r"names layers by numbers.*dtype="),
     "a list": (TABLE.to_dict("records"), "is a list; give the DataFrame"),
 }
 

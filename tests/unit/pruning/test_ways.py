@@ -1,6 +1,8 @@
 """What a rehearsal with random values cannot see by itself: ways chosen by values, training, outputs of any kind, state."""
 
+import functools
 import threading
+import weakref
 from collections import deque
 from dataclasses import dataclass
 
@@ -193,6 +195,20 @@ def test_a_way_that_only_many_images_take_is_no_raw_error(term, most, layers):
             scap.prune_network(network, {"a": [0, 1]}, IMAGES, compensate=how)
 
 
+@pytest.mark.parametrize("use", [*TERMS[1:], "channelwise", "full", "batch-norm"])
+def test_a_network_that_fails_on_many_images_is_no_raw_error(use):
+    def wire(n, x):
+        if len(x) > 1:
+            raise KeyError("one image only")
+        return n.c(n.norm(n.a(x)).relu())
+
+    network = Wired(wire, norm=nn.BatchNorm2d(8))
+    calls = {term: lambda n: scap.score_network(n, IMAGES, criterion=scap.CriterionSettings(terms={use: 1})) for term in TERMS}
+    call = calls.get(use, lambda n: scap.prune_network(n, {"a": [0, 1]}, IMAGES, compensate=use))
+    with pytest.raises(scap.ScapError, match=r"does not run on \d calibration images: 'one image only'"):
+        call(network)
+
+
 def test_of_several_operations_the_one_that_is_not_rehearsed_is_refused():
     def accepted(weights):
         wire = lambda n, x: n.c(n.ops[int(n.alpha.argmax())](n.a(x)).relu())  # noqa: E731
@@ -268,6 +284,71 @@ def closure():
     network.a, network.norm, network.c = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
     network.forward = lambda x: network.c(network.norm(network.a(x)))
     return network
+
+
+class Leading(nn.Module):
+    """Something in it leads to a part of the network that a copy does not copy."""
+
+    def __init__(self, lead):
+        super().__init__()
+        self.a, self.c, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Linear(6, 2)
+        self.lead = lead(self)
+
+    def last(self, y):
+        return self.head(y)
+
+    def forward(self, x):
+        return self.lead(plain(self, x).mean((2, 3)))
+
+
+def hook(network):
+    network.c.register_forward_hook(lambda module, args, output: output * len(network.head.weight))
+    return nn.Flatten()
+
+
+def in_a_list(network):
+    steps = [lambda y: network.head(y)]
+    return functools.partial(lambda steps, y: steps[0](y), steps)
+
+
+def reference(network):
+    head = weakref.ref(network.head)
+    return lambda y: head()(y)
+
+
+LEADS = {
+    "function": lambda network: lambda y: network.head(y),
+    "function in a list": in_a_list,
+    "reference": reference,
+    "hook": hook,
+}
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize("use", [scap.explain, lambda n, x: scap.prune_network(n, {"a": [0, 1]}, x)])
+def test_a_network_whose_copy_would_share_a_part_is_refused(lead, use):
+    with pytest.raises(scap.ScapError, match="cannot be copied") as raised:
+        use(Leading(LEADS[lead]), IMAGES)
+    assert "hook of 'c'" in str(raised.value) if lead == "hook" else "'head." in str(raised.value)
+
+
+weight = None  # of a network below: what a hook reads of its module by this name is no global
+
+
+def test_a_hook_that_reads_its_own_module_is_no_hindrance(monkeypatch):
+    network = Wired(plain)
+    monkeypatch.setitem(globals(), "weight", network.c.weight)
+    network.c.register_forward_hook(lambda module, args, output: output * len(module.weight))
+    assert scap.prunable_layers(network, IMAGES) == ["a"]
+
+
+@pytest.mark.parametrize("lead", [lambda network: network.last, lambda network: functools.partial(network.last)])
+def test_a_method_leads_to_the_copy(lead):
+    network = Leading(lead)
+    pruned = scap.prune_network(network, {"a": [0, 1]}, IMAGES)
+    pruned(IMAGES).sum().backward()
+    assert pruned.head.weight.grad is not None
+    assert network.head.weight.grad is None
 
 
 class Itself(Wired):

@@ -331,6 +331,7 @@ def test_wrong_plans_end_in_one_line(plan, message, images):
     [
         (None, "NoneType holds no tensor"),
         (torch.zeros(0, 3, 8, 8), "holds no image"),
+        (torch.zeros(1, 3, 8, 8).to_sparse(), "of the layout torch.sparse_coo; make it a dense tensor"),
         (torch.zeros(1, 3, 2, 2), r"does not run on an example of shape \(1, 3, 2, 2\)"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"of shape \(1, 3, 8, 8\) of torch.uint8"),
         ({"image": torch.zeros(1, 3, 8, 8)}, "unexpected keyword"),
@@ -342,6 +343,12 @@ def test_wrong_examples_end_in_one_line(example, message, images):
         with pytest.raises(ScapError, match=message) as raised:
             call(small(), example)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("call", [prunable_layers, explain, lambda n, e: prune_network(n, PLAN, e)])
+def test_a_network_without_values_is_named(call, images):
+    with pytest.raises(ScapError, match="network: it is on the device meta"):
+        call(small().to("meta"), images)
 
 
 def test_networks_that_have_diverged_are_cut_alike(images):
