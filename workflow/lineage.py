@@ -217,6 +217,8 @@ def size_of(size: str) -> dict[str, float]:
     right = "-".join(f"{kind}-{value}" for kind, value in values.items())
     if size != right:
         raise ValueError(f"{size}: write the number as {right}")
+    if 0 in (values.get("macs"), values.get("params")):
+        raise ValueError(f"{size}: nothing would be left; give a share above 0")
     return values
 
 

@@ -158,10 +158,15 @@ def sees_spectra(criterion: Section) -> bool:
 
 
 def _check_results(path: str, comparison: Section, config: Section) -> None:
-    criteria, made = list(_criteria(comparison)), {*comparison["tables"], *comparison["figures"]}
+    made = {*comparison["tables"], *comparison["figures"]}
     if not made:
         raise ConfigurationError(f"config: {path}: names no table and no figure; nothing would be made of its runs")
-    where = f"config: {path}: "
+    check_made(path, comparison, made, config)
+
+
+def check_made(path: str, comparison: Section, made: set[str], config: Section) -> None:
+    """Raise ConfigurationError where tables or figures, listed or asked for by path, cannot be made of a comparison's runs."""
+    criteria, where = list(_criteria(comparison)), f"config: {path}: "
     alone = [grid for grid in comparison["runs"] if not all(config["networks"][name]["coupled"] for name in grid["networks"])]
     if "method" in made and not any(sees_spectra(config["criteria"][name]) for grid in alone for name in grid["criteria"]):
         raise ConfigurationError(

@@ -593,6 +593,12 @@ def test_what_is_no_size_is_refused(size):
         size_of(size)
 
 
+@pytest.mark.parametrize("size", ["macs-0.0", "params-0.0", "macs-0.5-params-0.0"])
+def test_a_budget_of_nothing_is_refused(size):
+    with pytest.raises(ValueError, match=f"^{size}: nothing would be left; give a share above 0$"):
+        size_of(size)
+
+
 def test_the_schema_knows_all_data_sets():
     assert entries("datasets")["source"]["enum"] == [*RAW_FILES, FOLDER]
 

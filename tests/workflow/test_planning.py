@@ -1,6 +1,8 @@
 """What snakemake plans for a target, and what it refuses before any job, in one line and without a traceback."""
 
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -80,6 +82,8 @@ def test_a_mistake_on_the_command_line(fresh):
     [
         (run_folder("scap/own/threshold-0.60/none"), "threshold-0.60: write the number as threshold-0.6"),
         (run_folder("scap/own/macs-1/none"), "macs-1: write the number as macs-1.0"),
+        (run_folder("scap/own/macs-0.0/none"), "macs-0.0: nothing would be left; give a share above 0"),
+        (run_folder("scap/own/threshold-0.5/none").replace("seed0", "seed00"), "MissingRuleException"),
         (run_folder("scap/own/threshold-1.5/none"), "MissingRuleException"),
         (run_folder("scap/own/threshold--0.0/none"), "MissingRuleException"),
         (run_folder("scap/l2/threshold-0.5/none"), "MissingRuleException"),
@@ -89,11 +93,42 @@ def test_a_mistake_on_the_command_line(fresh):
 )
 def test_a_path_that_names_nothing(fresh, target, message):
     assert message in refused(fresh, f"{target}/pruned.safetensors")
+    assert message in refused(fresh, f"{target}/none/metrics.json")
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ("sizes/finetuning.png", "config: comparisons.sizes: 'finetuning' draws trainings, but all schedules are 'none'"),
+        ("of-l1/method.pdf", "config: comparisons.of-l1: 'method' needs a criterion with the term fidelity"),
+        ("of-rms/sensitivity.png", "config: comparisons.of-rms: 'sensitivity' compares rankings with the L1 norm"),
+    ],
+)
+def test_a_figure_that_cannot_be_made_of_its_runs(fresh, figure, message):
+    """Its comparison does not list it, so that only the path asks for it."""
+    grid = "networks: [tiny], seeds: [0], thresholds: [0.5], schedules: [none]"
+    names = ("l1", "rms")
+    more = "".join(f"  of-{name}: {{runs: [{{{grid}, criteria: [{name}]}}], figures: [tradeoff]}}\n" for name in names)
+    rms = "  l1: {terms: {l1: 1}}\n  rms: {terms: {rms: 1}}\n"
+    with fresh.edited(CONFIG, "targets:\n", f"{more}targets:\n"), fresh.edited(CONFIG, "  l1: {terms: {l1: 1}}\n", rms):
+        assert message in refused(fresh, f"results/figures/{figure}")
 
 
 def test_a_schedule_that_the_network_does_not_have(fresh):
     target = run_folder("scap/own/threshold-0.5/none", "shrot")
     assert "'shrot' is no schedule of tiny; choose one of none, short" in refused(fresh, f"{target}/metrics.json")
+
+
+def test_a_terminal_of_another_encoding_than_utf_8(fresh):
+    """Snakemake writes what tables are called in the encoding of the terminal."""
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1"]
+    done = subprocess.run(
+        command, cwd=fresh.folder, env=fresh.environment() | ascii_alone, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "is not UTF-8, in which files are written: export PYTHONUTF8=1" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_number_on_the_command_line(fresh):

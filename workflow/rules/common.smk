@@ -1,3 +1,4 @@
+import locale
 import os
 import re
 from functools import cache
@@ -16,13 +17,20 @@ from workflow.machine import has_gpu
 from workflow.memory import keep_memory
 from workflow.network_checks import folder_settings
 from workflow.records import export_records
-from workflow.references import check_references
+from workflow.references import check_made, check_references
 
 BASE = Path(workflow.basedir)
 # Threads of a job that wait for each other leave their core meanwhile: spinning, they crawl on a machine with other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# A job asks git which commit this is; with the lock that git takes to note what it saw, a user's own commit could fail.
+os.environ.setdefault("GIT_OPTIONAL_LOCKS", "0")
 keep_memory()
 
+encoding = locale.getpreferredencoding(False)
+if encoding.lower() not in ("utf-8", "utf8"):  # Snakemake's own files hold captions and paths, and would fail after the job
+    raise SystemExit(
+        f"error: the terminal's encoding, {encoding}, is not UTF-8, in which files are written: export PYTHONUTF8=1"
+    )
 try:
     checked = load_configuration(BASE / "config", workflow.overwrite_configfiles, workflow.config_settings.config)
 except ValueError as error:
@@ -35,7 +43,7 @@ lineage = Lineage(config)
 wildcard_constraints:
     dataset="|".join(config["datasets"]),
     network="|".join(config["networks"]),
-    seed=r"\d+",
+    seed="0|[1-9][0-9]{0,9}",  # one spelling of each
     calibration="|".join(map(re.escape, lineage.calibrations)),
     autoencoder="|".join(map(re.escape, lineage.autoencoders)),
     term="|".join(TERMS),
@@ -241,19 +249,23 @@ def width_scores(wildcards):
     return [] if other == wildcards.criterion else [f"{NETWORK}/{other}/scores.csv".format(**wildcards)]
 
 
+def asked_size(wildcards):
+    """What the size in a path asks for."""
+    try:
+        return size_of(wildcards.size)
+    except ValueError as error:
+        refuse(error)
+
+
 def pruning(wildcards):
     """How many channels a layer keeps, and what follows the cut."""
     network = config["networks"][wildcards.network]
-    try:
-        size = size_of(wildcards.size)
-    except ValueError as error:
-        refuse(error)
     return {
         "architecture": architecture(wildcards.network),
         "plan": {
             "layers": lineage.layers(wildcards.network),
             "uniform": wildcards.widths.startswith("uniform"),
-            **size,
+            **asked_size(wildcards),
             "multiple": network["multiple"],
             "min_channels": network["min_channels"],
         },
@@ -283,7 +295,7 @@ def network_pruning(wildcards, number=1, rounds=1):
 def rounds(wildcards):
     """In how many rounds a run is pruned; a run that cannot be is refused."""
     found = lineage.rounds(wildcards.network, wildcards.schedule)
-    size, widths = size_of(wildcards.size), wildcards.widths
+    size, widths = asked_size(wildcards), wildcards.widths
     if found > 1 and ("threshold" in size or widths not in ("own", "uniform")):
         refuse(
             f"'{wildcards.schedule}' prunes in {found} rounds, which want a budget (macs or params) and widths own or uniform"
@@ -373,9 +385,28 @@ def of_scored(pattern):
     return lambda wildcards: list(dict.fromkeys(pattern.format(**entry) for entry in lineage.scored(wildcards.comparison)))
 
 
+def can_be_made(wildcards, name):
+    """Refuse a table or figure that was asked for by its path, where it cannot be made of the comparison's runs."""
+    try:
+        check_made(f"comparisons.{wildcards.comparison}", config["comparisons"][wildcards.comparison], {name}, config)
+    except ValueError as error:
+        refuse(error)
+
+
+def drawn_tables(wildcards):
+    """The tables that a figure draws."""
+    can_be_made(wildcards, wildcards.figure)
+    return lineage.figure_tables(wildcards.comparison, wildcards.figure)
+
+
 def method_file(pattern):
     """Input function: a file pattern for the run that the figure `method` draws."""
-    return lambda wildcards: pattern.format(**lineage.method_run(wildcards.comparison))
+
+    def file(wildcards):
+        can_be_made(wildcards, "method")
+        return pattern.format(**lineage.method_run(wildcards.comparison))
+
+    return file
 
 
 def method_settings(wildcards):
@@ -386,6 +417,7 @@ def method_settings(wildcards):
 
 def sensitivity_settings(wildcards):
     """The runs that a table of sensitivity compares, with the settings of each criterion spelt out."""
+    can_be_made(wildcards, "sensitivity")
     runs = lineage.runs(wildcards.comparison)
     networks = {run["network"] for run in runs}
     return {

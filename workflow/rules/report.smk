@@ -79,7 +79,7 @@ rule method_table:
 rule figure:
     """A figure, drawn from tables alone."""
     input:
-        tables=lambda wildcards: lineage.figure_tables(wildcards.comparison, wildcards.figure),
+        tables=drawn_tables,
     output:
         png=report(
             "results/figures/{comparison}/{figure}.png",
