@@ -1,8 +1,7 @@
 """Spectral Complex Autoencoder Pruning: finds redundant output channels of convolutional networks.
 
-    criterion = scap.CriterionSettings(terms={"conditional": 1})  # the default is {"fidelity", "l1"}
-    table = scap.score_network(network, images, criterion=criterion)  # one row a channel
-    plan = scap.plan_at(table, threshold=0.05)  # the next layer may err by 5 %: channels kept
+    table = scap.score_network(network, images, criterion="conditional")  # one row a channel
+    plan = scap.plan_for(table, network, images[:1], macs=0.5)  # the channels that stay at half of the FLOPs
     smaller = scap.prune_network(network, plan, images, compensate="full")
     scap.save_network("smaller.safetensors", smaller, plan=plan, example_shape=images[:1].shape)
 
@@ -61,6 +60,10 @@ else:
 
     def __getattr__(name: str) -> object:
         # Imported on first use: `import scap` costs nothing, which the many short jobs of the workflow live on.
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("scap")
         if name not in _PUBLIC:
             raise AttributeError(f"module 'scap' has no attribute {name!r}")
         return getattr(import_module(f"scap.{_PUBLIC[name]}"), name)

@@ -39,8 +39,8 @@ def checked_names(values: Any, name: str) -> list[str]:
 
 
 def checked_mapping(values: Any, name: str, meaning: str) -> dict[str, Any]:
-    """Any mapping, or a pandas Series, as a dict; ScapError where it is none."""
-    if not callable(getattr(values, "items", None)):
+    """Any mapping, or a pandas Series, as a dict; ScapError where it is none, such as a table."""
+    if not callable(getattr(values, "items", None)) or hasattr(values, "columns"):  # a table's items are its columns
         raise ScapError(f"{name}: is a {type(values).__name__}; it must map {meaning}")
     return dict(values.items())
 

@@ -14,7 +14,7 @@ from scap.criterion.activations import checked_images, part
 from scap.criterion.fusion import combined, scaled
 from scap.criterion.groups import fused
 from scap.criterion.score import evaluate_terms
-from scap.criterion.settings import AutoencoderSettings, CriterionSettings, checked_settings
+from scap.criterion.settings import AutoencoderSettings, Criterion, checked_settings
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, fitted, gathered, run
@@ -41,7 +41,7 @@ class ScapImportance(torch_pruning.importance.Importance):
     Args:
         network: The network that the pruner prunes in place.
         images: Calibration images, as for `scap.score_network`.
-        criterion: By default fidelity and the L1 norm.
+        criterion: As in `scap.score_network`.
         autoencoder: The autoencoder of the term `fidelity`.
 
     Raises:
@@ -52,7 +52,7 @@ class ScapImportance(torch_pruning.importance.Importance):
         >>> from scap.torch_pruning import ScapImportance
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
         >>> images = torch.rand(64, 3, 8, 8)
-        >>> importance = ScapImportance(network, images, criterion=scap.CriterionSettings(terms={"conditional": 1}))
+        >>> importance = ScapImportance(network, images, criterion="conditional")
         >>> pruner = torch_pruning.pruner.BasePruner(
         ...     network, images[:1], importance, pruning_ratio=0.5, ignored_layers=[network[2]]
         ... )
@@ -65,7 +65,7 @@ class ScapImportance(torch_pruning.importance.Importance):
         self,
         network: nn.Module,
         images: Example,
-        criterion: CriterionSettings | None = None,
+        criterion: Criterion = None,
         autoencoder: AutoencoderSettings | None = None,
     ) -> None:
         check_network(network)

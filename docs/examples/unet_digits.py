@@ -1,6 +1,6 @@
 """A segmentation network of one's own: a U-Net is trained, pruned to a budget, and fine-tuned with its own loss and measure.
 
-    pip install 'scap[data]'
+    pip install '.[data]'
     python docs/examples/unet_digits.py
 
 The data are scikit-learn's handwritten digits (1,797 images of 8x8 pixels, UCI), several pasted on a noisy canvas. The network

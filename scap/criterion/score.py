@@ -16,7 +16,7 @@ from scap.criterion.chains import Hooks
 from scap.criterion.fitting import fit_autoencoder
 from scap.criterion.fusion import evaluate_term, fuse
 from scap.criterion.groups import fuse_groups
-from scap.criterion.settings import AutoencoderSettings, CriterionSettings, checked_settings
+from scap.criterion.settings import AutoencoderSettings, Criterion, CriterionSettings, checked_settings
 from scap.criterion.spectra import open_activations, open_spectra, write_spectra
 from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
@@ -37,7 +37,7 @@ def score_network(
     *,
     layers: Sequence[str] | None = None,
     coupled: bool = False,
-    criterion: CriterionSettings | None = None,
+    criterion: Criterion = None,
     autoencoder: AutoencoderSettings | None = None,
     outputs: str = "activated",
     dtype: torch.dtype = torch.float16,
@@ -54,7 +54,8 @@ def score_network(
         coupled: Score groups of layers that must lose their channels together, `layers` being those that they are named by
             (`prunable_layers(..., coupled=True)`): terms are fused over the layers of a group as `criterion.together` says;
             the conditional terms sum the costs of all layers that read it.
-        criterion: Terms of the score and how they are fused; by default fidelity and the L1 norm.
+        criterion: The name of a term, such as "conditional"; terms with their weights; or CriterionSettings, which also say
+            how they are fused. By default fidelity (3/4) and the L1 norm (1/4), as published.
         autoencoder: The autoencoder of the term `fidelity`.
         outputs: Where Y is read: `activated`, after batch norm and activation, or `convolution`.
         dtype: Precision of the temporary files that hold activations and spectra.
@@ -70,8 +71,7 @@ def score_network(
     Example:
         >>> import scap, torch
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
-        >>> criterion = scap.CriterionSettings(terms={"l1": 1})
-        >>> table = scap.score_network(network, torch.rand(64, 3, 8, 8), criterion=criterion)
+        >>> table = scap.score_network(network, torch.rand(64, 3, 8, 8), criterion="l1")
         >>> list(table.columns), len(table)
         (['layer', 'channel', 'l1', 'score'], 8)
     """

@@ -143,10 +143,15 @@ class CalibrationSettings(Settings):
     dtype: str = option("precision of cached activations and spectra", "float16", choices=("float16", "float32"))
 
 
+Criterion = CriterionSettings | Mapping[str, float] | str | None  # what functions take: also terms and weights, or one term
+
+
 def checked_settings(
-    criterion: CriterionSettings | None, autoencoder: AutoencoderSettings | None
+    criterion: Criterion, autoencoder: AutoencoderSettings | None
 ) -> tuple[CriterionSettings, AutoencoderSettings]:
     """What a function was given, or the defaults; ScapError where it was given anything else."""
+    if isinstance(criterion, str | Mapping):
+        criterion = CriterionSettings({criterion: 1} if isinstance(criterion, str) else criterion)
     return (
         given(CriterionSettings() if criterion is None else criterion, CriterionSettings, "criterion"),
         given(AutoencoderSettings() if autoencoder is None else autoencoder, AutoencoderSettings, "autoencoder"),

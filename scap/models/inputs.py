@@ -99,6 +99,8 @@ def gathered(images: Any) -> Example:
 
 def first_tensor(example: Example) -> Tensor:
     """The first tensor of `example`: its length is the number of images. ScapError where there is none, or no dense one."""
+    if isinstance(example, Iterable) and not isinstance(example, Tensor | Mapping | tuple | list):
+        raise ScapError(f"example is a {type(example).__name__}; give one batch of it, as the network is called with it")
     for _, tensor in tensors_of(example):
         if tensor.ndim and not len(tensor):
             raise ScapError(f"example of shape {tuple(tensor.shape)}: it holds no image; give one at least")

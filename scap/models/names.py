@@ -71,4 +71,4 @@ def check_architecture(architecture: str) -> None:
         known = [*PRUNABLE, *EXTRAS]
         raise ScapError(f"architecture: {architecture!r} is unknown; {choose(package, known)} Other networks: {FORMS}")
     if importlib.util.find_spec(package) is None:
-        raise ScapError(f"architecture {architecture}: {package} is not installed; pip install 'scap[{EXTRAS[package]}]'")
+        raise ScapError(f"architecture {architecture}: {package} is not installed; pip install '.[{EXTRAS[package]}]'")

@@ -116,7 +116,7 @@ def _imported(package: str, imports: Callable[[], ModuleType]) -> ModuleType:
     try:
         return imports()
     except ImportError as error:
-        raise ScapError(f"{package} cannot be imported ({error}); pip install 'scap[{EXTRAS[package]}]'") from error
+        raise ScapError(f"{package} cannot be imported ({error}); pip install '.[{EXTRAS[package]}]'") from error
 
 
 def _check_name(what: str, name: str, known: list[str]) -> None:

@@ -48,7 +48,7 @@ def export_onnx(network: nn.Module, path: str | Path, example: Example, *, any_b
         True
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ScapError(f"export_onnx: {', '.join(missing)} not installed; run: pip install 'scap[onnx]'")
+        raise ScapError(f"export_onnx: {', '.join(missing)} not installed; run: pip install '.[onnx]'")
     check_network(network)
     first_tensor(example)
     with undisturbed(network):

@@ -9,6 +9,7 @@ from scap.errors import ScapError
 from scap.pruning.moments import Moments
 
 RIDGE = 1e-2  # of `full`, towards the channelwise solution, as a share of the mean variance of an input; its square of that one
+TRAINED_RIDGE = 1e-1  # of a network that is trained on
 LARGEST_RIDGE = 1e6  # beyond it nothing but the ridge would be left
 REFINEMENTS = 4  # of the channelwise solution: each takes a share λ/(λ + eigenvalue) of what the ridge left
 

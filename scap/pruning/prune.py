@@ -37,8 +37,9 @@ def prune_network(
             at once (in groups of a grouped convolution), those stay that go together with one that is kept.
 
     Returns:
-        The pruned network; where it is compensated in evaluation mode, and what could not be compensated is a warning, with
-        the reasons. A plan that keeps all channels gives bit-equal outputs.
+        The pruned network; where it is compensated in evaluation mode. What could not be compensated is a warning, with the
+        reasons, and so is what was solved for with more weights than samples. A plan that keeps all channels gives bit-equal
+        outputs.
 
     Raises:
         ScapError: For a layer that does not exist or cannot be pruned (alone, unless `coupled`), for a plan that empties one
@@ -57,12 +58,14 @@ def prune_network(
     if compensate == "none":
         return cut(network, plan, images, coupled=coupled)
     pruned, done = prune_and_compensate(network, plan, images, how=compensate, ridge=ridge, coupled=coupled)
-    _warn(done[done["done"] == "none"])
+    fitted = done["done"] != "none"
+    _warn("not compensated", done[~fitted])
+    _warn("compensated from few images", done[fitted & (done["samples"] < done["inputs"])])
     return pruned
 
 
-def _warn(undone: "pd.DataFrame") -> None:
-    if len(undone):
-        reasons = [f"{row.consumer or row.layers!r}: {row.note}" for row in undone.itertuples()]
+def _warn(what: str, rows: "pd.DataFrame") -> None:
+    if len(rows):
+        reasons = [f"{row.consumer or row.layers!r}: {row.note}" for row in rows.itertuples()]
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-        warnings.warn(f"not compensated: {'; '.join(reasons[:3])}{more}", stacklevel=3)
+        warnings.warn(f"{what}: {'; '.join(reasons[:3])}{more}", stacklevel=3)

@@ -26,7 +26,6 @@ from tiny import (
 )
 
 SENSITIVITY = {"sizes/sensitivity"}
-FITTED = {"scap", "scap-second"}  # criteria with autoencoders
 TRAINED = {"data", "baseline"}
 
 

@@ -1,5 +1,5 @@
 rule prune:
-    """The smaller network: the channels that a plan keeps, and the next layers told what went."""
+    """The smaller network: the channels that a plan keeps, and the next layers compensated."""
     input:
         baseline=f"{NETWORK}/baseline.safetensors",
         scores=f"{CRITERION}/scores.csv",

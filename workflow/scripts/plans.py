@@ -12,10 +12,11 @@ from scap.pruning.widths import plan_for, uniform_widths
 def make_plan(network: nn.Module, example: Tensor, scores: pd.DataFrame, widths_of: pd.DataFrame | None, cfg: dict) -> Plan:
     """By its own scores; where `widths_of` is given, as many channels per layer as those keep; or the same share of all.
 
-    ScapError where a table is damaged, or not of this network and these layers.
+    ScapError where a table is damaged, or not of this network and its convolutions `layers`, where these are given.
     """
     cfg, convs = dict(cfg), conv_layers(network)
-    channels = {layer: convs[layer].out_channels for layer in cfg.pop("layers")}
+    layers = cfg.pop("layers", None)
+    channels = None if layers is None else {layer: convs[layer].out_channels for layer in layers}
     for table in [scores] if widths_of is None else [scores, widths_of]:
         layer_scores(table, channels)
     uniform, threshold = cfg.pop("uniform"), cfg.pop("threshold", None)
@@ -29,5 +30,6 @@ def make_plan(network: nn.Module, example: Tensor, scores: pd.DataFrame, widths_
     elif not uniform:
         plan = plan_for(decide, network, example, **budget, **rounding)
     if uniform:
-        return plan_of_widths(scores, uniform_widths(network, list(channels), example, **budget, **rounding), **rounding)
+        layers = layers or list(scores["layer"].unique())
+        return plan_of_widths(scores, uniform_widths(network, layers, example, **budget, **rounding), **rounding)
     return plan if widths_of is None else plan_of_widths(scores, {layer: len(kept) for layer, kept in plan.items()}, **rounding)

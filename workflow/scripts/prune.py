@@ -1,4 +1,4 @@
-"""Choose the channels to keep, make the smaller network, and tell its next layers what went."""
+"""Choose the channels to keep, make the smaller network, and compensate its next layers."""
 
 import torch
 from channels import read_scores

@@ -85,10 +85,28 @@ def test_compensation_in_each_round():
     [
         ({"rounds": 0}, "rounds is 0; it must be 1 or more"),
         ({"macs": 0.005}, r"round 2 of 2: the budget cannot be met: the smallest plan leaves"),
-        ({"macs": None}, "round 1 of 2: no budget is given"),
+        ({"macs": None}, "no budget is given; say macs= or params="),
         ({"macs": 1.2}, r"macs is 1\.2; it must lie in"),
     ],
 )
 def test_what_cannot_be_done_is_told(options, message):
     with pytest.raises(ScapError, match=message):
         scap.prune_in_rounds(made(), IMAGES, **{"rounds": 2, "macs": 0.5, "criterion": L1, **options})
+
+
+def test_a_network_that_is_trained_on_is_compensated_with_more_care():
+    def cut(train=None, **ridge):
+        network, _ = scap.prune_in_rounds(made(), IMAGES, 1, macs=0.5, criterion="l1", compensate="full", train=train, **ridge)
+        return network[3].weight
+
+    assert torch.equal(cut(), cut(ridge=0.01))
+    assert torch.equal(cut(lambda network: None), cut(ridge=0.1))
+    assert not torch.equal(cut(), cut(ridge=0.1))
+    with pytest.raises(ScapError, match="ridge is 0; it must be above 0"):
+        cut(ridge=0)
+
+
+def test_images_of_a_loader():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(IMAGES, TARGETS), 8)
+    given = [scap.prune_in_rounds(made(), images, 2, macs=0.5, criterion="conditional") for images in (IMAGES, loader)]
+    assert given[0][1] == given[1][1]

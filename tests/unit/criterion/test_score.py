@@ -118,12 +118,17 @@ def test_law_6_same_table_bit_for_bit(network, images):
     assert tables[0].equals(tables[1])
 
 
-@pytest.mark.parametrize("key", ["criterion", "autoencoder"])
-@pytest.mark.parametrize("value", ["conditional", {"terms": {"l1": 1}}, 3, "", {}, scap.CriterionSettings])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("criterion", value) for value in (3, ["l1"], scap.CriterionSettings, scap.AutoencoderSettings())),
+        *(("autoencoder", value) for value in ("linear", {"bottleneck": 8}, 3, "", {}, scap.AutoencoderSettings)),
+    ],
+)
 @pytest.mark.parametrize("function", [scap.score_network, ScapImportance, in_rounds])
 def test_settings_of_another_class_are_named(network, images, function, key, value):
     name = "CriterionSettings" if key == "criterion" else "AutoencoderSettings"
-    with pytest.raises(scap.ScapError, match=rf"^{key} is .* \({type(value).__name__}\); give scap\.{name}\(\.\.\.\)$"):
+    with pytest.raises(scap.ScapError, match=rf"(?s)^{key} is .* \({type(value).__name__}\); give scap\.{name}\(\.\.\.\)$"):
         function(network, images, **{key: value})
 
 
@@ -249,3 +254,18 @@ def test_scores_do_not_depend_on_the_mode_of_the_caller(network, images, kind, r
     with MODES[mode]():
         table = scap.score_network(network, images, layers=layers, autoencoder=settings)
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
+
+
+def test_a_criterion_by_the_name_of_a_term_or_by_terms():
+    network, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.rand(16, 3, 8, 8)
+    for short, terms in (("l1", {"l1": 1}), ({"novelty": 1, "l1": 2}, {"novelty": 1, "l1": 2})):
+        whole = scap.score_network(network, images, criterion=scap.CriterionSettings(terms=terms))
+        pd.testing.assert_frame_equal(scap.score_network(network, images, criterion=short), whole)
+    for wrong, message in (
+        ("novel", "did you mean 'novelty'"),
+        ({}, "name one at least"),
+        ("", "terms: '' is unknown"),
+        (3, "give scap.CriterionSettings"),
+    ):
+        with pytest.raises(scap.ScapError, match=message):
+            scap.score_network(network, images, criterion=wrong)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 from wired import Wired
 
+import scap
 from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning.compensation import COMPENSATIONS, compensate, prune_and_compensate
@@ -397,6 +398,8 @@ def test_too_few_images_and_too_many_inputs_are_said(monkeypatch):
     network, images = chain(channels=40)
     plan = {"first": list(range(30))}
     assert "36 samples for 270 inputs: use more images" in prune_and_compensate(network, plan, images[:4])[1]["note"].iloc[0]
+    with pytest.warns(UserWarning, match="compensated from few images: 'second': 36 samples for 270 inputs: use more images"):
+        scap.prune_network(network, plan, images[:4], compensate="full")
     monkeypatch.setattr("scap.pruning.compensation.LARGEST", 200)
     pruned, table = prune_and_compensate(network, plan, images)
     assert table["done"].tolist() == ["none"]

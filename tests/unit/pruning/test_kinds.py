@@ -96,7 +96,6 @@ CUT = {
     "padded and resized": wired(lambda n, x: n.c(F.interpolate(F.pad(n.a(x), (1, 1, 1, 1), mode="reflect"), scale_factor=2))),
     "circular padding": wired(tail, between=nn.ReLU(), c=conv(8, 2, 3, padding=1, padding_mode="circular")),
     "activation that compares": wired(lambda n, x: n.c(torch.where((y := n.a(x)) > 0, y, torch.full_like(y, -1.0)))),
-    "tokens": wired(lambda n, x: n.c(n.a(x).flatten(2).mT).relu().mean(1), c=nn.Linear(8, 2)),
     "pixels": wired(lambda n, x: n.c(n.a(x).permute(0, 2, 3, 1)), c=nn.Linear(8, 2)),
     "beside fixed channels": wired(lambda n, x: n.c(torch.cat([n.a(x), torch.ones_like(x)], 1)), inputs=11),
 }

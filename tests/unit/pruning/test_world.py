@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from operator import attrgetter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -316,6 +317,7 @@ def test_plans_hold_integers_of_any_type(kept, images):
         ({"0": [10**30]}, r"has channels 0\.\.5"),
         ([0, 1], "is a list; it must map layers"),
         (None, "is a NoneType; it must map layers"),
+        (pd.DataFrame({"layer": ["0"], "channel": [0]}), "is a DataFrame; it must map layers"),
         ({"2": [0]}, r"'2' is no ungrouped convolution \(it is a ReLU\); choose from 0, 3"),
         ({1: [0]}, "is no ungrouped convolution"),
     ],
