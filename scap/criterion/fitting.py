@@ -1,5 +1,6 @@
 """Fitting one layer's autoencoder: trained until its loss has settled, or linear in closed form (equation 8)."""
 
+import contextlib
 import math
 import zlib
 from collections.abc import Callable
@@ -188,7 +189,7 @@ def principal_subspace(
     previous = basis.new_zeros(size)
     for iteration in range(iterations):
         moved = product(basis)
-        values, vectors = torch.linalg.eigh(basis @ moved.T)
+        values, vectors = _eigenvectors(basis @ moved.T)
         values, vectors = values.flip(0), vectors.flip(1)
         basis, moved = vectors.T @ basis, vectors.T @ moved
         change = (values - previous)[: settings.bottleneck].abs().max() / values[0]
@@ -221,6 +222,16 @@ def _second_moment(kept: KeptBlocks, shape: tuple[int, int]) -> Callable[[Tensor
         return rows.grad.flatten(1)
 
     return product
+
+
+def _eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """As torch.linalg.eigh; in float64 where LAPACK fails in float32, as it may where entries are almost zero."""
+    with contextlib.suppress(torch.linalg.LinAlgError):
+        values, vectors = torch.linalg.eigh(matrix)
+        if values.isfinite().all():
+            return values, vectors
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return values.to(matrix.dtype), vectors.to(matrix.dtype)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
