@@ -92,7 +92,7 @@ def steps(count: int, width: int, epochs: int, share: float, path: Path) -> Iter
     scap.finetune(network, data, scap.TrainingSettings(epochs=epochs, learning_rate=0.1, **common), loss=loss)
     yield "trained", network, *test
     images = data[0][:512]
-    table = scap.score_network(network, images, criterion=scap.CriterionSettings(terms={"conditional": 1}))
+    table = scap.score_network(network, images, criterion="conditional")
     plan = scap.plan_for(table, network, images[:1], macs=share, min_channels=2)
     pruned = scap.prune_network(network, plan, images, compensate="full")
     yield "pruned", pruned, *test

