@@ -1,7 +1,7 @@
 """Spectral Complex Autoencoder Pruning: finds redundant output channels of convolutional networks.
 
     table = scap.score_network(network, images, criterion="conditional")  # one row a channel
-    plan = scap.plan_for(table, network, images[:1], macs=0.5)  # half of the FLOPs: the channels that stay
+    plan = scap.plan_for(table, network, images[:1], macs=0.5)  # half of the FLOPs: what stays
     smaller = scap.prune_network(network, plan, images, compensate="full")
     scap.save_network("smaller.safetensors", smaller, plan=plan, example_shape=images[:1].shape)
 
