@@ -367,3 +367,10 @@ def test_a_loader_gives_the_calibration_images(images):
         assert scap.score_network(network, given).equals(table)
     with pytest.raises(ScapError, match="the loader gives dict"):
         scap.score_network(network, iter([{"pixels": many}]))
+
+
+def test_a_loader_is_no_example(images):
+    loader = DataLoader(TensorDataset(images), 2)
+    for call in (scap.count_operations, scap.explain, scap.prunable_layers, scap.layer_macs):
+        with pytest.raises(ScapError, match="^example is a DataLoader; give one batch of it"):
+            call(small(), loader)
