@@ -372,5 +372,5 @@ def test_a_loader_gives_the_calibration_images(images):
 def test_a_loader_is_no_example(images):
     loader = DataLoader(TensorDataset(images), 2)
     for call in (scap.count_operations, scap.explain, scap.prunable_layers, scap.layer_macs):
-        with pytest.raises(ScapError, match="^example is a DataLoader; give one batch of it"):
+        with pytest.raises(ScapError, match=r"^example is a DataLoader; give one batch of it"):
             call(small(), loader)
