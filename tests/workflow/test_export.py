@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_written_is_named(network, files, tmp_path, monke
 def test_a_missing_package_is_named_with_the_extra_that_has_it(network, tmp_path, monkeypatch, package):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else found(name, *rest))
-    with pytest.raises(ScapError, match=rf"^export_onnx: {package} not installed; run: pip install 'scap\[onnx\]'$"):
+    with pytest.raises(ScapError, match=rf"^export_onnx: {package} not installed; run: pip install '\.\[onnx\]'$"):
         scap.export_onnx(network, tmp_path / "file.onnx", EXAMPLE)
 
 

@@ -152,7 +152,7 @@ def test_what_cannot_be_built_is_one_line(architecture, arguments, message):
 def test_a_package_that_is_missing_names_its_extra(monkeypatch):
     monkeypatch.setattr(names.importlib.util, "find_spec", lambda package: None)
     for package, extra in names.EXTRAS.items():
-        with pytest.raises(ScapError, match=rf"{package} is not installed; pip install 'scap\[{extra}\]'"):
+        with pytest.raises(ScapError, match=rf"{package} is not installed; pip install '\.\[{extra}\]'"):
             build_network(f"{package}:resnet18")
 
 
