@@ -1,6 +1,7 @@
 """The library beside other things: what it needs, its public names and their types."""
 
 import ast
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def test_the_library_requires_what_it_imports():
 def test_public_names_are_listed():
     assert dir(scap) == scap.__all__ == sorted(scap._PUBLIC)
     assert all(getattr(scap, name).__name__ == name for name in scap.__all__)
+    assert scap.__version__ == importlib.metadata.version("scap")
 
 
 def test_the_types_of_public_names_are_those_of_the_names():
