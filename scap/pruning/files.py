@@ -16,7 +16,7 @@ from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
 from scap.models.layers import weighted_layers
 from scap.models.names import own_function
-from scap.pruning.copies import check_network, first_line
+from scap.pruning.copies import check_network, copied, first_line
 from scap.pruning.history import applied, last_applied, note
 from scap.pruning.plans import Plan, channel_indices, mapped_plan
 from scap.pruning.state import NOTES, State, fill, fit_shapes, is_complete, state_of
@@ -190,7 +190,7 @@ def _built(build: Callable[[], nn.Module]) -> nn.Module:
         check_network(network)
     except ScapError as error:
         raise ScapError(f"build: it gives the wrong thing: {error}") from error
-    return network
+    return copied(network)  # the caller may still use it
 
 
 def _build_named(path: str | Path, metadata: dict[str, Any], run_code: bool) -> nn.Module:

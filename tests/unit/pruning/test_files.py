@@ -79,6 +79,14 @@ def test_a_network_of_ones_own_loads_with_build_in_its_precision(tmp_path):
         load_network(path, build=lambda: Joined(8))
 
 
+def test_the_network_that_build_gives_stays_as_it_is(tmp_path):
+    images, network = torch.randn(3, 3, 8, 8), Joined().eval()
+    before, path = network(images), tmp_path / "own.safetensors"
+    save_network(path, prune_network(network, {"right": [1, 3]}, images), plan={"right": [1, 3]}, example_shape=images.shape)
+    assert load_network(path, build=lambda: network).right.out_channels == 2
+    assert torch.equal(network(images), before)
+
+
 def test_an_architecture_unknown_here_asks_for_build(tmp_path):
     save_network(tmp_path / "network", Joined(), architecture="joined")
     with pytest.raises(ScapError, match=r"'joined' is unknown.*pass `build`"):
