@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import Project
 
 from scap.errors import ScapError
 from workflow import records
+from workflow.scripts.provenance import code_state
 
 
 @pytest.fixture
@@ -57,3 +59,19 @@ def test_results_on_another_disk_keep_their_records(result, tmp_path):
     record.unlink()
     records.restore_records(Path("results"))
     assert json.loads(record.read_text()) == {"endtime": 2.0}
+
+
+def test_a_result_is_of_dirty_code_where_more_than_results_has_changed(tmp_path, monkeypatch):
+    """In a project that is a folder of a repository too."""
+    project = Project(tmp_path / "part")
+    for name in ("results/scores.csv", "scap/score.py", "config/config.yaml"):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).write_text("committed")
+    monkeypatch.chdir(project.folder)
+    assert code_state() == {"commit": None, "dirty": None}
+    Project(tmp_path).git("init", "--quiet")
+    project.git("add", ".")
+    project.git("commit", "--quiet", "--message", "All")
+    for name, dirty in (("results/scores.csv", False), ("scap/new.py", False), ("config/config.yaml", True)):
+        (project / name).write_text("changed")
+        assert code_state() == {"commit": project.git("rev-parse", "HEAD").strip(), "dirty": dirty}
