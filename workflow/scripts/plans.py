@@ -21,15 +21,15 @@ def make_plan(network: nn.Module, example: Tensor, scores: pd.DataFrame, widths_
         layer_scores(table, channels)
     uniform, threshold = cfg.pop("uniform"), cfg.pop("threshold", None)
     rounding = {key: cfg.pop(key) for key in ("multiple", "min_channels")}
-    decide = scores if widths_of is None else widths_of
     budget = cfg  # what is left of the configuration, where there is no threshold
-    if threshold is not None:
-        plan = plan_at(decide, threshold, **rounding)
-        sizes = Sizes(network, example)
-        budget = {"macs": sizes.of(plan)["macs"] / sizes.full["macs"]}
-    elif not uniform:
-        plan = plan_for(decide, network, example, **budget, **rounding)
+    decide = scores if widths_of is None else widths_of
+    plan = None if threshold is None else plan_at(decide, threshold, **rounding)
     if uniform:
+        if plan is not None:
+            sizes = Sizes(network, example)
+            budget = {"macs": sizes.of(plan)["macs"] / sizes.full["macs"]}
         layers = layers or list(scores["layer"].unique())
         return plan_of_widths(scores, uniform_widths(network, layers, example, **budget, **rounding), **rounding)
+    if plan is None:
+        plan = plan_for(decide, network, example, **budget, **rounding)
     return plan if widths_of is None else plan_of_widths(scores, {layer: len(kept) for layer, kept in plan.items()}, **rounding)
