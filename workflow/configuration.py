@@ -34,7 +34,7 @@ def checked(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     refuse_odd_values(config)
     config = resolve_variants(config)
     check_schema(config, schema)
-    fill_defaults(config, schema)
+    config = completed(config, schema)
     check_references(config)
     return config
 
@@ -146,17 +146,18 @@ def _explain(error: ValidationError) -> str:
     return f"unknown key {unknown[:60]!r}; {choose(unknown, known)}"
 
 
-def fill_defaults(value: Any, schema: dict[str, Any]) -> None:
-    """Add what `value` leaves out and its schema has a default for, in place."""
+def completed(value: Any, schema: dict[str, Any]) -> Any:
+    """`value` with the defaults of its schema, and equal settings spelt alike: keys in order, numbers with a point.
+
+    Snakemake makes a result again where the text of its settings differs.
+    """
     if isinstance(value, list):
-        for item in value:
-            fill_defaults(item, schema.get("items", {}))
+        return [completed(item, schema.get("items", {})) for item in value]
     if not isinstance(value, dict):
-        return
-    properties = schema.get("properties", {})
-    for key, entry in properties.items():
-        if key not in value and "default" in entry:
-            value[key] = copy.deepcopy(entry["default"])
-    other = schema.get("additionalProperties")
-    for key, part in value.items():
-        fill_defaults(part, properties.get(key) or (other if isinstance(other, dict) else {}))
+        return float(value) if schema.get("type") == "number" else value
+    properties, other = schema.get("properties", {}), schema.get("additionalProperties")
+    other = other if isinstance(other, dict) else {}
+    value = {key: copy.deepcopy(entry["default"]) for key, entry in properties.items() if "default" in entry} | value
+    free = [key for key in value if key not in properties]
+    names = [key for key in properties if key in value] + (sorted(free) if other.get("type") in ("number", "string") else free)
+    return {key: completed(value[key], properties.get(key) or other) for key in names}

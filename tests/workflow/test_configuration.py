@@ -181,7 +181,7 @@ AT_ITS_ENTRY = [
     ("criteria.scap.method", "l1", "unknown key 'method'; choose one of terms, fusion, "),
     ("criteria.scap.terms", {"fidelty": 1}, "terms: 'fidelty' is unknown; did you mean 'fidelity'?"),
     ("criteria.scap.terms", {"l1": 0}, "terms: all weights are 0; give one of them a weight above 0"),
-    ("criteria.scap.terms", {"l1": -1}, "terms: the weight of 'l1' is -1; it must be from 0 to 1e+06"),
+    ("criteria.scap.terms", {"l1": -1}, "terms: the weight of 'l1' is -1.0; it must be from 0 to 1e+06"),
     ("criteria.scap.terms", {"l1": 1e308}, "terms: the weight of 'l1' is 1e+308; it must be from 0 to 1e+06"),
     ("criteria.scap.terms", {}, "terms is {}; name one at least"),
     ("criteria.scap.normalise", {"rms": "raw"}, "normalise: 'rms' is no term of this criterion"),

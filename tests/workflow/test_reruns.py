@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from conftest import Project
 from tiny import (
     CONFIG,
@@ -111,6 +113,25 @@ def test_a_touched_file_reruns_nothing(project):
             os.utime(path)
     os.utime(project / "Snakefile")
     assert NOTHING in project.snakemake("--dry-run")
+
+
+def backwards(value: Any) -> Any:
+    """The same settings, written in another order."""
+    if isinstance(value, list):
+        return [backwards(item) for item in value]
+    return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+
+
+def test_another_spelling_of_the_same_settings_reruns_nothing(project):
+    text = (project / CONFIG).read_text()
+    other = yaml.safe_dump(backwards(yaml.safe_load(text)), sort_keys=False)
+    assert other.index("l1: 0.25") < other.index("fidelity: 0.75")
+    assert "l1: 1\n" in other
+    try:
+        (project / CONFIG).write_text(other.replace("l1: 1\n", "l1: 1.0\n"))
+        assert NOTHING in project.snakemake("--dry-run")
+    finally:
+        (project / CONFIG).write_text(text)
 
 
 # A changed line: the file, the line and what it becomes; which jobs it reruns at once or by what they read, and which never.
