@@ -28,6 +28,8 @@ AUGMENTED = {"crop": 2, "padding": "reflected", "flip": True, "alternating_flip"
 TURNED = {"batch_size": 256, "learning_rate": 0.4, "muon": 0.05}
 FAST = {"epochs": 8, **TURNED, **AUGMENTED, "small_images": [16, 16, 16, 24, 24]}  # as in config/experiments/quarter.yaml
 SHORT = {**FAST, "epochs": 4, "small_images": [16, 16, 24]}  # in which the parts are compared
+MORE = {"epochs": 18, "batch_size": 512, "crop": 4, "cutout": 8, "small_images": [16, 16, 16, 16, 16, 24, 24, 24, 24]}
+LONG = {**FAST, **MORE, "precision": "bfloat16"}  # with half of the turns, that of full-width networks on a CPU
 RECIPES: dict[str, dict] = {
     "fast": FAST,
     "short": SHORT,
@@ -44,6 +46,8 @@ RECIPES: dict[str, dict] = {
     "fast, 6 epochs": {**FAST, "epochs": 6, "small_images": [16, 16, 24, 24]},
     "fast, 7 epochs": {**FAST, "epochs": 7, "small_images": [16, 16, 16, 24, 24, 24]},
     "fast, bfloat16": {**FAST, "precision": "bfloat16"},
+    "long": LONG,
+    "long, turns of 0.025": {**LONG, "muon": 0.025},
     "plain, 12 epochs": PLAIN,
     "plain, 12 epochs, bfloat16": {**PLAIN, "precision": "bfloat16"},
 }

@@ -192,11 +192,13 @@ def counts_of(output):
     [
         ("all", {"baseline": 1, "autoencoder": 13, "prune": 9, "finetune": 9, "runs_table": 1, "figure": 5}),
         ("token", {"download_cifar10": 1, "baseline": 1, "autoencoder": 13}),
-        # Three seeds, each with one baseline, 13 spectra and 13 autoencoders for all its points and runs.
+        # Three seeds, each with one baseline, 13 spectra and 13 autoencoders for all its points and runs, and the activations
+        # of as many images as scap takes and as novelty takes.
         (
             "paper",
             {"download_cifar10": 1, "data": 1}
-            | dict.fromkeys(("baseline", "evaluate_baseline", "activations"), 3)
+            | dict.fromkeys(("baseline", "evaluate_baseline"), 3)
+            | {"activations": 3 * 2}
             | dict.fromkeys(("spectrum", "autoencoder"), 3 * 13)
             | {"scores": 3 * 5, "prune": 3 * 21, "finetune": 3 * 29, "evaluate": 3 * 29, "runs_table": 2},
         ),
