@@ -1,6 +1,7 @@
 """The workflow on a tiny experiment, from data to figures: what is made, and what is said of it."""
 
 import ast
+import importlib
 import json
 import re
 import shutil
@@ -72,6 +73,13 @@ def test_the_table_of_sensitivity_counts_the_networks_that_were_pruned(project):
     assert table.iloc[0][["rank_correlation_first", "kept_in_common_first"]].tolist() == [1, 1]
     assert table["rank_correlation_l1"].iloc[2] == 1
     assert table["autoencoder.bottleneck"].tolist()[:2] == [3, 2]
+
+
+def test_a_setting_of_a_criterion_hides_no_column_of_its_run(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "workflow/scripts")
+    spelt_out = importlib.import_module("workflow.scripts.sensitivity_table").spelt_out
+    flat = spelt_out({"terms": {"l1": 1.0}, "seed": 7, "reverse": False, "autoencoder": {"seed": 3}})
+    assert flat == {"terms.l1": 1.0, "criterion.seed": 7, "criterion.reverse": False, "autoencoder.seed": 3}
 
 
 def test_a_criterion_of_terms_that_are_measured_on_activations(finished, tmp_path):

@@ -32,7 +32,7 @@ def write_provenance(snakemake: Any, seconds: float) -> None:
 
 
 def code_state() -> dict[str, Any]:
-    """The commit that is checked out, and whether tracked files but results differ; nulls where there is no git repository."""
+    """The commit that is checked out, and whether tracked files here differ, results left out; nulls without a repository."""
     try:
         commit = _git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results"))}

@@ -15,10 +15,11 @@ from scap.pruning.surgery import prune_network
 
 
 def spelt_out(criterion: dict) -> dict:
-    """The settings of a criterion in one level: `autoencoder.bottleneck`, `terms.l1`, ..."""
+    """The settings of a criterion in one level: `autoencoder.bottleneck`, `terms.l1`, `criterion.seed`, ..."""
     flat = {}
     for key, value in criterion.items():
-        flat |= {f"{key}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {key: value}
+        prefix, parts = (key, value) if isinstance(value, dict) else ("criterion", {key: value})
+        flat |= {f"{prefix}.{inner}": part for inner, part in parts.items()}
     return flat
 
 
