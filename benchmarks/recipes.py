@@ -29,7 +29,7 @@ TURNED = {"batch_size": 256, "learning_rate": 0.4, "muon": 0.05}
 FAST = {"epochs": 8, **TURNED, **AUGMENTED, "small_images": [16, 16, 16, 24, 24]}  # as in config/experiments/quarter.yaml
 SHORT = {**FAST, "epochs": 4, "small_images": [16, 16, 24]}  # in which the parts are compared
 MORE = {"epochs": 18, "batch_size": 512, "crop": 4, "cutout": 8, "small_images": [16, 16, 16, 16, 16, 24, 24, 24, 24]}
-LONG = {**FAST, **MORE, "precision": "bfloat16"}  # with `muon` halved that of full-width networks on a CPU
+LONG = {**FAST, **MORE, "precision": "bfloat16"}  # full-width networks on a CPU take half of its `muon`
 RECIPES: dict[str, dict] = {
     "fast": FAST,
     "short": SHORT,
