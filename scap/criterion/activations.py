@@ -16,7 +16,16 @@ from scap.pruning.copies import check_network, copied, undisturbed
 from scap.tensors import TensorFile
 
 OUTPUTS = ("activated", "convolution")
+PRECISIONS = (torch.float16, torch.float32, torch.float64)
 Shapes = dict[tuple[str, str], tuple[int, ...]]
+
+
+def check_recording(outputs: str, dtype: torch.dtype) -> None:
+    """Raise ScapError where activations cannot be recorded so."""
+    if outputs not in OUTPUTS:
+        raise ScapError(f"outputs: {outputs!r} is unknown; choose from {', '.join(OUTPUTS)}")
+    if dtype not in PRECISIONS:
+        raise ScapError(f"dtype: {dtype!r} holds no activations; choose from {', '.join(map(str, PRECISIONS))}")
 
 
 def record_activations(
@@ -44,8 +53,7 @@ def record_activations(
     check_network(network)
     layers = checked_names(layers, "layers")
     check_layers(network, layers, coupled)
-    if outputs not in OUTPUTS:
-        raise ScapError(f"outputs: {outputs!r} is unknown; choose from {', '.join(OUTPUTS)}")
+    check_recording(outputs, dtype)
     images = checked_images(gathered(images), batch_size)
     total, fitting = len(first_tensor(images)), device_and_precision(network)
     with undisturbed(network):

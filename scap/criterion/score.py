@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scap.checks import checked_names
-from scap.criterion.activations import check_layers, checked_images, part, record_activations
+from scap.criterion.activations import check_layers, check_recording, checked_images, part, record_activations
 from scap.criterion.autoencoder import fidelities
 from scap.criterion.chains import Hooks
 from scap.criterion.fitting import fit_autoencoder
@@ -55,7 +55,7 @@ def score_network(
             (`prunable_layers(..., coupled=True)`): terms are fused over the layers of a group as `criterion.together` says;
             the conditional terms sum the costs of all layers that read it.
         criterion: The name of a term, such as "conditional"; terms with their weights; or CriterionSettings, which also say
-            how they are fused. By default fidelity (3/4) and the L1 norm (1/4), as published.
+            how they are fused. By default fidelity (3/4) and the L1 norm (1/4), our interpretation of the paper.
         autoencoder: The autoencoder of the term `fidelity`.
         outputs: Where Y is read: `activated`, after batch norm and activation, or `convolution`.
         dtype: Precision of the temporary files that hold activations and spectra.
@@ -78,6 +78,7 @@ def score_network(
     check_network(network)
     layers = None if layers is None else checked_names(layers, "layers")
     criterion, autoencoder = checked_settings(criterion, autoencoder)
+    check_recording(outputs, dtype)
     needed = frozenset().union(*(needs(term) for term in criterion.terms))
     of_images = needed & {"outputs", "autoencoder", "images"}  # else weights tell all
     if coupled or layers is None or of_images:

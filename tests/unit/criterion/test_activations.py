@@ -348,7 +348,8 @@ def test_unused_and_reused_layers_are_named(images, tmp_path, outputs):
         ({"layers": "ab"}, r"^layers is 'ab' \(str\); give a list of layers' names, such as \['conv1'\]"),
         ({"layers": [0]}, r"^layers holds \d \(int\); give a list"),
         ({"outputs": "after"}, "outputs: 'after' is unknown; choose from activated, convolution"),
-        ({"dtype": torch.bfloat16}, "dtype: torch.bfloat16 cannot be stored"),
+        ({"dtype": torch.int8}, "dtype: torch.int8 holds no activations; choose from torch.float16, torch.float32, "),
+        ({"dtype": torch.bfloat16}, "dtype: torch.bfloat16 holds no activations"),
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )

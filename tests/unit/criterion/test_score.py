@@ -132,6 +132,19 @@ def test_settings_of_another_class_are_named(network, images, function, key, val
         function(network, images, **{key: value})
 
 
+@pytest.mark.parametrize("criterion", ["l1", "conditional", None])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"outputs": "after"}, "outputs: 'after' is unknown; choose from activated, convolution"),
+        ({"dtype": "half"}, "dtype: 'half' holds no activations; choose from torch.float16, "),
+    ],
+)
+def test_what_is_recorded_is_checked_where_nothing_is_recorded_too(network, images, criterion, arguments, message):
+    with pytest.raises(scap.ScapError, match=message):
+        scap.score_network(network, images, criterion=criterion, **arguments)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'prune'"):
         _ = scap.prune
