@@ -22,9 +22,9 @@ from scap.criterion.settings import CriterionSettings
 from scap.errors import ScapError
 from scap.pruning.copies import undisturbed
 from scap.pruning.counting import count_operations
+from scap.pruning.cutting.trials import Surgery
 from scap.pruning.plans import Plan, layer_scores
-from scap.pruning.surgery import coupled_groups, prunable_layers, prune_network
-from scap.pruning.trials import Surgery
+from scap.pruning.surgery import coupled_groups, cut_network, prunable_layers
 
 KEPT, FEWER = 0.3, 0.2
 SIZE = 64  # side of the images: small, so that the table is made in minutes
@@ -50,15 +50,15 @@ def measured(source: str, name: str) -> Row:
     start = time.process_time()
     alone = {layer: np.arange(network.get_submodule(layer).out_channels) for layer in prunable_layers(network, example)}
     row["layers alone"] = len(alone)
-    row["alone, MACs removed %"] = removed(prune_network(network, plan_of(network, example, alone, False), example))
+    row["alone, MACs removed %"] = removed(cut_network(network, plan_of(network, example, alone, False), example))
     middle = time.process_time()
     groups = {name: members[name] for name, members in coupled_groups(network, example).items()}
     plan = plan_of(network, example, groups, True)
     row["groups"] = len(groups)
-    row["coupled, MACs removed %"] = removed(prune_network(network, plan, example, coupled=True))
+    row["coupled, MACs removed %"] = removed(cut_network(network, plan, example, coupled=True))
     row |= {"alone s": middle - start, "coupled s": time.process_time() - middle, "law 8": difference(network, plan, example)}
     fewer = plan_of(network, example, groups, True, FEWER)
-    row["coupled, 20 % kept"] = removed(prune_network(network, fewer, example, coupled=True))
+    row["coupled, 20 % kept"] = removed(cut_network(network, fewer, example, coupled=True))
     seconds, pruned = timed(lambda: magnitude_pruned(network, example))
     return row | {"Torch-Pruning, MACs removed %": removed(pruned), "Torch-Pruning s": seconds}
 

@@ -27,13 +27,13 @@ from scap.criterion.conditional import conditional_scores
 from scap.criterion.elimination import Problem, eliminate
 from scap.data.datasets import Dataset, normalise
 from scap.models.layers import conv_layers
-from scap.pruning.consumers import find_consumers, slopes
 from scap.pruning.files import load_network
-from scap.pruning.moments import Moments, stream
+from scap.pruning.next_layers.consumers import find_consumers, slopes
+from scap.pruning.next_layers.moments import Moments, stream
+from scap.pruning.next_layers.unfolding import samples
 from scap.pruning.plans import plan_of_widths
 from scap.pruning.prune import prune_network
 from scap.pruning.surgery import prunable_layers
-from scap.pruning.unfolding import samples
 from scap.pruning.widths import uniform_widths
 from scap.training.loop import evaluate
 

@@ -29,9 +29,9 @@ from scap.errors import ScapError
 from scap.models.inputs import tensors_of
 from scap.pruning.copies import undisturbed
 from scap.pruning.counting import count_operations
+from scap.pruning.cutting.trials import Surgery
 from scap.pruning.files import load_network, save_network
-from scap.pruning.surgery import explain, prune_network
-from scap.pruning.trials import Surgery
+from scap.pruning.surgery import cut_network, explain
 
 LIMIT = 600  # seconds of processor time a network
 COLUMNS = ("source", "network", "image", "convolutions", "prunable", "reasons", "law 8", "pass s", "list / pass", "cut / pass",
@@ -83,7 +83,7 @@ def measured(source: str, name: str, size: int) -> Row:
     if plan:
         with undisturbed(network):
             row["law 8"] = Surgery(network, example).check(plan).difference
-        cutting, pruned = timed(lambda: prune_network(network, plan, example))
+        cutting, pruned = timed(lambda: cut_network(network, plan, example))
         row |= {"cut / pass": cutting / seconds, "MACs left %": 100 * left(network, pruned, example)}
         row |= {"loads equal": loads_equal(source, name, pruned, example), "training step": trains(network, pruned, example)}
     return row

@@ -19,8 +19,8 @@ from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, fitted, gathered, run
 from scap.models.layers import weighted_layers
-from scap.pruning.consumers import find_consumers
 from scap.pruning.copies import check_network, copied, undisturbed
+from scap.pruning.next_layers.consumers import find_consumers
 from scap.pruning.surgery import coupled_groups
 
 OUTPUTS = (

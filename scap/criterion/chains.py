@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, tensors_of
-from scap.pruning.moments import run_on_images
+from scap.pruning.next_layers.moments import run_on_images
 
 # Names of modules, functions and methods alike: lower case, no underscores (relu_ is relu in place).
 ACTIVATIONS = re.compile(

@@ -18,11 +18,11 @@ from scap.checks import check_number
 from scap.criterion.elimination import Problem, eliminate
 from scap.criterion.forms import FORMS, Form, form_of
 from scap.errors import ScapError
-from scap.pruning.consumers import Consumer, Readers, find_consumers
 from scap.pruning.copies import check_network, copied, undisturbed
-from scap.pruning.least_squares import LARGEST_RIDGE
-from scap.pruning.moments import Moments, check_images, chunks, stream
-from scap.pruning.unfolding import groups_of, samples
+from scap.pruning.next_layers.consumers import Consumer, Readers, find_consumers
+from scap.pruning.next_layers.least_squares import LARGEST_RIDGE
+from scap.pruning.next_layers.moments import Moments, check_images, chunks, stream
+from scap.pruning.next_layers.unfolding import groups_of, samples
 
 MEMORY = 2**30  # bytes of moments that one pass over the images may gather
 Reading = tuple[Consumer, Form]

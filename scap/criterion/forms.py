@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from scap.criterion.elimination import Problem
-from scap.pruning.consumers import Consumer, slopes
-from scap.pruning.moments import Moments
-from scap.pruning.unfolding import coverage, groups_of, layer_at, taps_of, weight_matrix
+from scap.pruning.next_layers.consumers import Consumer, slopes
+from scap.pruning.next_layers.moments import Moments
+from scap.pruning.next_layers.unfolding import coverage, groups_of, layer_at, taps_of, weight_matrix
 
 TILE = 32  # pixels a side of the largest map that is transformed at once; larger ones are cut into tiles
 

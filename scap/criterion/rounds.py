@@ -13,7 +13,7 @@ from scap.models.inputs import gathered
 from scap.pruning.compensation import check_compensation
 from scap.pruning.counting import count_operations
 from scap.pruning.history import applied
-from scap.pruning.least_squares import RIDGE, TRAINED_RIDGE
+from scap.pruning.next_layers.least_squares import RIDGE, TRAINED_RIDGE
 from scap.pruning.plans import Plan
 from scap.pruning.prune import prune_network
 from scap.pruning.widths import plan_for

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from scap.checks import check_number
 from scap.errors import ScapError
-from scap.pruning.batch_norms import estimate_batch_norms
-from scap.pruning.consumers import find_consumers
 from scap.pruning.copies import check_network, copied, undisturbed
-from scap.pruning.cuts import Cut, find_cuts
 from scap.pruning.history import last_applied
-from scap.pruning.least_squares import LARGEST_RIDGE, RIDGE, Fit, fit
-from scap.pruning.moments import Moments, check_images, chunks, stream
+from scap.pruning.next_layers.batch_norms import estimate_batch_norms
+from scap.pruning.next_layers.consumers import find_consumers
+from scap.pruning.next_layers.least_squares import LARGEST_RIDGE, RIDGE, Fit, fit
+from scap.pruning.next_layers.moments import Moments, check_images, chunks, stream
+from scap.pruning.next_layers.targets import Cut, find_cuts
+from scap.pruning.next_layers.unfolding import layer_at, samples, set_weight_matrices
 from scap.pruning.plans import Plan
-from scap.pruning.surgery import prune_network
-from scap.pruning.unfolding import layer_at, samples, set_weight_matrices
+from scap.pruning.surgery import cut_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,7 @@ def prune_and_compensate(
     check_compensation(how, ridge)
     if how != "none":
         check_images(images, batch_size)
-    pruned = prune_network(network, plan, images[:1], coupled=coupled).eval()
+    pruned = cut_network(network, plan, images[:1], coupled=coupled).eval()
     plan = last_applied(pruned) or {}  # of each group the layer that it is named by
     table = compensate(network, pruned, plan, images, how, coupled=coupled, batch_size=batch_size, ridge=ridge, report=report)
     return pruned, table
@@ -86,7 +86,7 @@ def compensate(
     ridge: float = RIDGE,
     report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> "pd.DataFrame":
-    """Alter `pruned`, which prune_network made from `network` by `plan`, in place; the rest as in prune_and_compensate."""
+    """Alter `pruned`, which cut_network made from `network` by `plan`, in place; the rest as in prune_and_compensate."""
     import pandas as pd
 
     check_network(network)

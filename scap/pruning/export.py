@@ -11,8 +11,8 @@ from torch.export import Dim
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, mapped, run, tensors_of
-from scap.pruning.check import relative_difference
 from scap.pruning.copies import check_network, copied, first_line, undisturbed
+from scap.pruning.cutting.check import relative_difference
 from scap.writing import write_whole
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra `onnx`

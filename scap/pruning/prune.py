@@ -7,9 +7,9 @@ from torch import nn
 
 from scap.models.inputs import gathered
 from scap.pruning.compensation import check_compensation, prune_and_compensate
-from scap.pruning.least_squares import RIDGE
+from scap.pruning.next_layers.least_squares import RIDGE
 from scap.pruning.plans import Plan
-from scap.pruning.surgery import prune_network as cut
+from scap.pruning.surgery import cut_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def prune_network(
     check_compensation(compensate, ridge)
     images = gathered(images)
     if compensate == "none":
-        return cut(network, plan, images, coupled=coupled)
+        return cut_network(network, plan, images, coupled=coupled)
     pruned, done = prune_and_compensate(network, plan, images, how=compensate, ridge=ridge, coupled=coupled)
     fitted = done["done"] != "none"
     _warn("not compensated", done[~fitted])

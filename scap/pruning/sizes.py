@@ -8,8 +8,8 @@ from torch import nn
 from scap.models.inputs import Example
 from scap.pruning.copies import undisturbed
 from scap.pruning.counting import count_operations, weight_macs
+from scap.pruning.cutting.trials import Surgery
 from scap.pruning.plans import Plan
-from scap.pruning.trials import Surgery
 
 
 class Sizes:

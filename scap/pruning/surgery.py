@@ -11,9 +11,9 @@ from scap.models.inputs import Example, first_tensor
 from scap.models.layers import conv_layers, not_a_layer, weighted_layers
 from scap.pruning.channels.ledger import Ids
 from scap.pruning.copies import check_network, copied, undisturbed
+from scap.pruning.cutting.trials import Surgery
 from scap.pruning.history import note
 from scap.pruning.plans import Plan, channel_indices, mapped_plan
-from scap.pruning.trials import Surgery
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +121,7 @@ def _surgery(network: nn.Module, example: Example, coupled: bool) -> Surgery:
     return surgery
 
 
-def prune_network(network: nn.Module, plan: Plan, example: Example, *, coupled: bool = False) -> nn.Module:
+def cut_network(network: nn.Module, plan: Plan, example: Example, *, coupled: bool = False) -> nn.Module:
     """A copy of `network` in which each layer of `plan` holds only the channels that the plan keeps.
 
     What follows (batch norm, the next layers' inputs) shrinks alike; layers outside the plan keep all their

@@ -13,7 +13,7 @@ from scap.errors import ScapError
 from scap.models.inputs import Example
 from scap.models.layers import not_a_layer, weighted_layers
 from scap.pruning.copies import check_network, copied
-from scap.pruning.cut import cut
+from scap.pruning.cutting.slices import cut
 from scap.pruning.latency import measure_latency
 from scap.pruning.plans import Plan, best_channels, layer_scores
 from scap.pruning.sizes import Sizes

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from scap.errors import DamagedFile, ScapError
 from scap.models.build import build_network
 from scap.pruning.files import read_metadata, save_network
-from scap.pruning.surgery import prune_network
+from scap.pruning.surgery import cut_network
 from scap.tensors import save_tensors
 from scap.training.loop import round_kernels
 
@@ -48,7 +48,7 @@ def folder(tmp_path):
     """A baseline, a pruned network, the images."""
     network = build_network("vgg16", **ARGUMENTS)
     save(tmp_path / "baseline", network)
-    save(tmp_path / "pruned", prune_network(network, PLAN, torch.zeros(SHAPE)), PLAN)
+    save(tmp_path / "pruned", cut_network(network, PLAN, torch.zeros(SHAPE)), PLAN)
     images, labels = torch.randint(0, 256, (12, 1, 32, 32), dtype=torch.uint8), torch.arange(12) % 3
     save_tensors(
         tmp_path / "data", {f"{p}_{k}": v for p in ("train", "test") for k, v in (("images", images), ("labels", labels))}
@@ -86,7 +86,7 @@ def test_a_baseline_in_the_place_of_a_pruned_network_is_refused(folder):
 def test_a_network_that_keeps_other_channels_is_refused(folder):
     other = {"conv1_1": [0, 3], "conv2_2": [1, 3, 5]}
     network = build_network("vgg16", **ARGUMENTS)
-    save(folder / "other", prune_network(network, other, torch.zeros(SHAPE)), other)
+    save(folder / "other", cut_network(network, other, torch.zeros(SHAPE)), other)
     with pytest.raises(DamagedFile, match=r"other: keeps other channels than .*pruned, from which it was trained"):
         measure(folder, pruned="pruned", finetuned="other")
 

@@ -13,7 +13,7 @@ from tiny import TINY
 
 from scap.data.settings import FolderSettings
 from scap.data.sources import FOLDER, RAW_FILES
-from scap.pruning.least_squares import LARGEST_RIDGE
+from scap.pruning.next_layers.least_squares import LARGEST_RIDGE
 from workflow import schema
 from workflow.configuration import checked, load_configuration, merge
 from workflow.lineage import Lineage, size_of

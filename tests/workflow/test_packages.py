@@ -15,7 +15,7 @@ from scap.models import names
 from scap.models.build import build_network, check_logits
 from scap.models.names import check_architecture
 from scap.pruning.files import load_network, save_network
-from scap.pruning.surgery import prunable_layers, prune_network
+from scap.pruning.surgery import cut_network, prunable_layers
 
 ROOT = Path(__file__).parents[2]
 OWN = """
@@ -205,7 +205,7 @@ def test_a_pruned_network_of_ones_own_loads_where_its_code_may_run(own, tmp_path
     network, images = build_network(f"{own}:network", classes=7).eval(), torch.randn(2, 3, 8, 8)
     assert prunable_layers(network, images) == ["0", "2"]
     plan = {"0": [0, 3]}
-    pruned = prune_network(network, plan, images)
+    pruned = cut_network(network, plan, images)
     save_network(tmp_path / "a.safetensors", pruned, plan=plan, example_shape=images.shape, **about)
     with pytest.raises(ScapError, match=r"made by .*own\.py:network, which is not run unasked; give run_code=True"):
         load_network(tmp_path / "a.safetensors")

@@ -137,7 +137,7 @@ def test_another_spelling_of_the_same_settings_reruns_nothing(project):
 # A changed line: the file, the line and what it becomes; which jobs it reruns at once or by what they read, and which never.
 CHANGES = {
     "surgery": (
-        "scap/pruning/trials.py",
+        "scap/pruning/cutting/trials.py",
         ("or self.misnamed(layer) for layer in plan}\n", "or self.misnamed(layer) for layer in [*plan]}\n"),
         {"prune": set(POINTS), "evaluate": None, "finetune": None, "sensitivity_table": {"sizes"}},
         {*TRAINED, "activations", "spectrum", "autoencoder", "scores", "method_table"},

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning.files import read_metadata, save_network
-from scap.pruning.surgery import prune_network
+from scap.pruning.surgery import cut_network
 from scap.tensors import save_tensors
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflow/scripts"))
@@ -30,7 +30,7 @@ CFG = {"architecture": {"architecture": "vgg16", "width": 0.0625, "holdout": 4},
 def task(tmp_path):
     """What the job of a tiny network is given; where it writes, by a name."""
     network, shape = build_network("vgg16", classes=3, in_channels=1, width=0.0625), (1, 1, 32, 32)
-    pruned, arguments = prune_network(network, {"conv1_1": [0, 2]}, torch.zeros(shape)), {"classes": 3, "in_channels": 1}
+    pruned, arguments = cut_network(network, {"conv1_1": [0, 2]}, torch.zeros(shape)), {"classes": 3, "in_channels": 1}
     arguments["width"] = 0.0625
     save_network(tmp_path / "pruned", pruned, architecture="vgg16", arguments=arguments, example_shape=shape)
     pixels, labels = torch.randint(0, 256, (12, 1, 32, 32), dtype=torch.uint8), torch.arange(12) % 3

@@ -11,7 +11,7 @@ from table import write_table
 from scap.criterion.sensitivity import distance_to_published, kept_in_common, rank_correlation
 from scap.models.build import build_network
 from scap.pruning.counting import count_operations
-from scap.pruning.surgery import prune_network
+from scap.pruning.surgery import cut_network
 
 
 def spelt_out(criterion: dict) -> dict:
@@ -33,7 +33,7 @@ def rows(baseline: str, runs: list[dict], tables: dict[str, pd.DataFrame], cfg: 
         kind, _, value = run["size"].partition("-")
         size = {"uniform": run["widths"].startswith("uniform"), kind: float(value), **cfg["networks"][run["network"]]}
         plan = make_plan(network, example, scores, None if decide is scores else decide, size)
-        after = count_operations(prune_network(network, plan, example), example)
+        after = count_operations(cut_network(network, plan, example), example)
         if not found:
             first, first_plan = scores, plan
         removed = {f"{key}_removed": 1 - after[key] / before[key] for key in ("macs", "params")}

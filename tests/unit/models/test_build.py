@@ -10,7 +10,7 @@ from scap.errors import ScapError
 from scap.models.build import ARCHITECTURES, build_network
 from scap.models.names import PRUNABLE
 from scap.models.resnet import PaddedShortcut
-from scap.pruning.surgery import prunable_layers, prune_network
+from scap.pruning.surgery import cut_network, prunable_layers
 
 
 def parameters(network):
@@ -77,7 +77,7 @@ def test_law_8_the_convolution_inside_a_block_is_pruned_alone():
     torch.manual_seed(0)
     network, images = build_network("resnet32", width=0.3).double().eval(), torch.randn(2, 3, 32, 32).double()
     plan = {layer: [0, 2] for layer in PRUNABLE["resnet32"][::2]}
-    pruned = prune_network(network, plan, images[:1])
+    pruned = cut_network(network, plan, images[:1])
     assert parameters(pruned) < parameters(network)
     for layer, kept in plan.items():  # a channel is removed where nothing reads it any more
         reader = network.get_submodule(layer.removesuffix("1") + "2")

@@ -12,8 +12,8 @@ import scap
 from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning.compensation import COMPENSATIONS, compensate, prune_and_compensate
-from scap.pruning.consumers import slopes
-from scap.pruning.surgery import prunable_layers, prune_network
+from scap.pruning.next_layers.consumers import slopes
+from scap.pruning.surgery import cut_network, prunable_layers
 
 HELPING = [how for how in COMPENSATIONS if how != "none"]
 
@@ -140,7 +140,7 @@ def test_an_exact_combination_is_replaced_exactly(how, kernel, norm, bias):
     plan = {"first": [0, 1, 4, 5]}
     fresh = images_for(seed=9)
     wanted = network(fresh)
-    assert (prune_network(network, plan, images[:1])(fresh) - wanted).abs().max() > 1e-2
+    assert (cut_network(network, plan, images[:1])(fresh) - wanted).abs().max() > 1e-2
     pruned, _ = prune_and_compensate(network, plan, images, how)
     if how == "channelwise" and norm:  # its batch norms are estimated on the images
         network.norm.momentum = None
@@ -194,7 +194,7 @@ def test_the_consumers_calibration_error_never_rises_and_is_the_reported_one(how
     for layer in layers:
         channels = network.get_submodule(layer).out_channels
         plan = {layer: sorted(torch.randperm(channels)[: max(1, channels // 2)].tolist())}
-        cut = prune_network(network, plan, images[:1])
+        cut = cut_network(network, plan, images[:1])
         pruned, table = prune_and_compensate(network, plan, images, how, batch_size=32)
         rows = table[table["done"] == how]
         assert set(rows["consumer"]) == {"inner": {"outer"}, "left": {"deeper", "joined"}}.get(layer, {"joined"})
@@ -271,7 +271,7 @@ def test_full_is_at_least_as_good_as_channelwise_and_both_help():
 def test_none_is_the_plain_cut():
     network, images = chain()
     pruned, table = prune_and_compensate(network, {"first": [0, 3]}, images, "none")
-    assert torch.equal(pruned(images), prune_network(network, {"first": [0, 3]}, images[:1])(images))
+    assert torch.equal(pruned(images), cut_network(network, {"first": [0, 3]}, images[:1])(images))
     assert table.empty
 
 
@@ -404,7 +404,7 @@ def test_too_few_images_and_too_many_inputs_are_said(monkeypatch):
     pruned, table = prune_and_compensate(network, plan, images)
     assert table["done"].tolist() == ["none"]
     assert "it keeps 270 inputs, more than the 200 that are solved" in table["note"].iloc[0]
-    assert torch.equal(pruned(images), prune_network(network, plan, images[:1])(images))
+    assert torch.equal(pruned(images), cut_network(network, plan, images[:1])(images))
 
 
 def test_memory_is_bounded_by_several_passes(monkeypatch):
@@ -479,6 +479,6 @@ def test_activations_that_are_not_finite_name_their_layer():
 
 def test_a_network_that_was_not_cut_by_the_plan_is_refused():
     network, images = chain()
-    other = prune_network(network, {"first": [0, 4]}, images[:1])
+    other = cut_network(network, {"first": [0, 4]}, images[:1])
     with pytest.raises(ScapError, match="layer 'second' of the pruned network does not hold the weights that the plan keeps"):
         compensate(network, other, {"first": [0, 3]}, images)

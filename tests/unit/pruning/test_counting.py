@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scap.models.build import build_network
 from scap.pruning.counting import count_operations, layer_macs
-from scap.pruning.surgery import prune_network
+from scap.pruning.surgery import cut_network
 
 BLOCKS = (((64, 64), 32), ((128, 128), 16), ((256,) * 3, 8), ((512,) * 3, 4), ((512,) * 3, 2))
 
@@ -39,7 +39,7 @@ def test_the_pruned_network_follows_the_closed_formula():
     widths = [3, 16, 7, 32, 64, 1, 64, 5, 128, 11, 128, 2, 9]
     convs = [name for name, _ in network.named_children() if name.startswith("conv")]
     plan = {layer: list(range(kept)) for layer, kept in zip(convs, widths, strict=True)}
-    pruned = prune_network(network, plan, example)
+    pruned = cut_network(network, plan, example)
     convolutions, classifier, params = closed_formula(widths=widths)
     assert count_operations(pruned, example) == {"macs": convolutions + classifier, "params": params}
     assert sum(macs for name, macs in layer_macs(pruned, example).items() if name in plan) == convolutions

@@ -7,13 +7,13 @@ from wired import Wired
 
 import scap
 from scap.errors import ScapError
-from scap.pruning.check import relative_difference
 from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.copies import undisturbed
+from scap.pruning.cutting.check import relative_difference
+from scap.pruning.cutting.trials import Surgery
 from scap.pruning.files import load_network, read_metadata, save_network
 from scap.pruning.sizes import Sizes
-from scap.pruning.surgery import explain, prunable_layers, prune_network
-from scap.pruning.trials import Surgery
+from scap.pruning.surgery import cut_network, explain, prunable_layers
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -99,7 +99,7 @@ def test_a_cut_computes_what_the_original_does_without_these_channels(kind):
     for name, members in groups.items():
         with undisturbed(network):
             plan = Surgery(network, IMAGES[:1], True).halves([name])
-        pruned = prune_network(network, plan, IMAGES[:1].double(), coupled=True)
+        pruned = cut_network(network, plan, IMAGES[:1].double(), coupled=True)
         assert all(
             pruned.get_submodule(member).weight.shape != network.get_submodule(member).weight.shape for member in members
         )
@@ -131,23 +131,23 @@ def zeroed(network, plan):
 
 def test_a_grouped_convolution_loses_whole_groups():
     network = grouped().eval()
-    pruned = prune_network(network, {"0": [0, 3, 6, 7]}, IMAGES[:1], coupled=True)  # of groups 0, 1 and 3
+    pruned = cut_network(network, {"0": [0, 3, 6, 7]}, IMAGES[:1], coupled=True)  # of groups 0, 1 and 3
     assert (pruned[0].out_channels, pruned[2].in_channels, pruned[2].out_channels, pruned[2].groups) == (6, 6, 9, 3)
     assert pruned[4].in_channels == 9
 
 
 def test_without_being_asked_for_groups_stay():
     with pytest.raises(ScapError, match=r"'stem' cannot be pruned alone.*'second'"):
-        prune_network(residual(), {"stem": [0, 1]}, IMAGES[:1])
+        cut_network(residual(), {"stem": [0, 1]}, IMAGES[:1])
     assert prunable_layers(residual(), IMAGES[:1]) == ["first"]
     assert "group" not in explain(residual(), IMAGES[:1])
 
 
 def test_a_plan_names_the_first_layer_of_a_group():
     with pytest.raises(ScapError, match="'second' cannot be pruned: it goes with a group, which plans name by 'stem'"):
-        prune_network(residual(), {"second": [0, 1]}, IMAGES[:1], coupled=True)
+        cut_network(residual(), {"second": [0, 1]}, IMAGES[:1], coupled=True)
     with pytest.raises(ScapError, match="layer 'norm' is no convolution or linear layer"):
-        prune_network(residual(), {"norm": [0, 1]}, IMAGES[:1], coupled=True)
+        cut_network(residual(), {"norm": [0, 1]}, IMAGES[:1], coupled=True)
 
 
 def test_sizes_that_are_written_down_stand_in_the_way():
@@ -213,7 +213,7 @@ def test_a_layer_norm_is_over_the_channels_that_stay(tmp_path):
     nn.init.uniform_(network.norm.weight), nn.init.uniform_(network.norm.bias)
     assert prunable_layers(network, IMAGES[:1], coupled=True) == ["stem", "wide"]
     kept = torch.tensor([0, 2, 5])
-    pruned = prune_network(network, {"stem": [0, 2, 5]}, IMAGES[:1], coupled=True)
+    pruned = cut_network(network, {"stem": [0, 2, 5]}, IMAGES[:1], coupled=True)
     assert pruned.norm.normalized_shape == (3,)
     x = network.stem(IMAGES)[:, kept]
     y = network.depthwise(network.stem(IMAGES))[:, kept].permute(0, 2, 3, 1)
@@ -235,7 +235,7 @@ def test_a_network_without_channels_of_groups_is_saved_and_loaded(kind, tmp_path
     network = make().eval()
     with undisturbed(network):
         plan = Surgery(network, IMAGES[:1], True).halves(groups)
-    pruned = prune_network(network, plan, IMAGES[:1], coupled=True)
+    pruned = cut_network(network, plan, IMAGES[:1], coupled=True)
     save_network(tmp_path / "n", pruned, plan=plan, example_shape=IMAGES.shape)
     assert read_metadata(tmp_path / "n")["plan"].keys() == {member for members in groups.values() for member in members}
     loaded = load_network(tmp_path / "n", build=make)
@@ -256,7 +256,7 @@ class Tied(nn.Module):
 
 
 def test_layers_of_one_weight_are_saved_and_loaded(tmp_path):
-    pruned = prune_network(Tied(), {"a": [0, 2, 5]}, IMAGES, coupled=True)
+    pruned = cut_network(Tied(), {"a": [0, 2, 5]}, IMAGES, coupled=True)
     save_network(tmp_path / "n", pruned, example_shape=IMAGES.shape)
     again = load_network(tmp_path / "n", build=Tied)
     assert again.b.weight is again.a.weight
@@ -265,16 +265,16 @@ def test_layers_of_one_weight_are_saved_and_loaded(tmp_path):
 
 def test_plans_of_groups_compose_and_can_be_applied_again():
     network = inverted().eval()
-    once = prune_network(network, {"expand": [0, 2, 3, 5], "squeeze": [0, 2]}, IMAGES[:1], coupled=True)
-    twice = prune_network(once, {"expand": [1, 3]}, IMAGES[:1], coupled=True)
+    once = cut_network(network, {"expand": [0, 2, 3, 5], "squeeze": [0, 2]}, IMAGES[:1], coupled=True)
+    twice = cut_network(once, {"expand": [1, 3]}, IMAGES[:1], coupled=True)
     whole = {"expand": [2, 5], "depthwise": [2, 5], "gate": [2, 5], "squeeze": [0, 2]}
     assert scap.pruning.history.applied(twice) == whole
-    assert torch.equal(prune_network(network, whole, IMAGES[:1], coupled=True)(IMAGES), twice(IMAGES))
+    assert torch.equal(cut_network(network, whole, IMAGES[:1], coupled=True)(IMAGES), twice(IMAGES))
     images, short = torch.randn(16, 3, 8, 8), {"expand": [2, 5], "squeeze": [0, 2]}
     by_all, by_first = (prune_and_compensate(network, plan, images, coupled=True)[0] for plan in (whole, short))
     assert torch.equal(by_all(IMAGES), by_first(IMAGES))
     with pytest.raises(ScapError, match="'gate' cannot be pruned: it goes with a group, which plans name by 'expand'"):
-        prune_network(network, whole | {"gate": [2, 4]}, IMAGES[:1], coupled=True)
+        cut_network(network, whole | {"gate": [2, 4]}, IMAGES[:1], coupled=True)
 
 
 def test_rounds_prune_groups():
@@ -283,4 +283,4 @@ def test_rounds_prune_groups():
     pruned, plan = scap.prune_in_rounds(network, images, 2, macs=0.4, criterion=criterion, coupled=True)
     assert plan.keys() == {"stem", "first", "second", "third"}
     assert pruned.stem.out_channels == pruned.third.out_channels == len(plan["stem"])
-    assert torch.equal(prune_network(network, plan, images[:1], coupled=True)(images), pruned(images))
+    assert torch.equal(cut_network(network, plan, images[:1], coupled=True)(images), pruned(images))

@@ -10,7 +10,7 @@ from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.files import load_network, load_unpruned, read_metadata, save_network
-from scap.pruning.surgery import prune_network
+from scap.pruning.surgery import cut_network
 
 
 class Joined(nn.Module):
@@ -38,7 +38,7 @@ def test_a_pruned_network_loads_from_its_own_file(architecture, layer, images, t
     network = build_network(architecture, **arguments).train()
     network(images)  # statistics of the batch norms
     plan = {layer: [1, 2, 5]}
-    pruned, path = prune_network(network, plan, images[:1]).eval(), tmp_path / "pruned.safetensors"
+    pruned, path = cut_network(network, plan, images[:1]).eval(), tmp_path / "pruned.safetensors"
     about = {"architecture": architecture, "arguments": arguments, "plan": plan, "extra": {"seed": 3}}
     save_network(path, pruned, example_shape=images.shape, **about)
     before = torch.get_rng_state()
@@ -60,7 +60,7 @@ def test_an_unpruned_network_needs_neither_plan_nor_example(images, tmp_path):
 def test_a_pruned_network_is_no_baseline(images, tmp_path):
     network = build_network("vgg16", width=0.125)
     plan, path = {"conv2_2": [0, 2]}, tmp_path / "pruned"
-    save_network(path, prune_network(network, plan, images), architecture="vgg16", plan=plan, example_shape=images.shape)
+    save_network(path, cut_network(network, plan, images), architecture="vgg16", plan=plan, example_shape=images.shape)
     with pytest.raises(ScapError, match="pruned: is a pruned network where an unpruned one is wanted"):
         load_unpruned(path)
 
@@ -68,7 +68,7 @@ def test_a_pruned_network_is_no_baseline(images, tmp_path):
 def test_a_network_of_ones_own_loads_with_build_in_its_precision(tmp_path):
     images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     plan = {"right": [1, 3]}
-    pruned = prune_network(Joined().double(), plan, images)
+    pruned = cut_network(Joined().double(), plan, images)
     path = tmp_path / "own.safetensors"
     save_network(path, pruned, plan=plan, example_shape=images.shape)
     for build in (Joined, lambda: Joined().double()):
@@ -82,7 +82,7 @@ def test_a_network_of_ones_own_loads_with_build_in_its_precision(tmp_path):
 def test_the_network_that_build_gives_stays_as_it_is(tmp_path):
     images, network = torch.randn(3, 3, 8, 8), Joined().eval()
     before, path = network(images), tmp_path / "own.safetensors"
-    save_network(path, prune_network(network, {"right": [1, 3]}, images), plan={"right": [1, 3]}, example_shape=images.shape)
+    save_network(path, cut_network(network, {"right": [1, 3]}, images), plan={"right": [1, 3]}, example_shape=images.shape)
     assert load_network(path, build=lambda: network).right.out_channels == 2
     assert torch.equal(network(images), before)
 

@@ -11,8 +11,8 @@ from wired import Wired
 
 import scap
 from scap.errors import ScapError
-from scap.pruning.check import relative_difference
-from scap.pruning.surgery import explain, prunable_layers, prune_network
+from scap.pruning.cutting.check import relative_difference
+from scap.pruning.surgery import cut_network, explain, prunable_layers
 
 
 class Frozen(nn.Module):
@@ -193,7 +193,7 @@ def test_what_is_listed_is_cut_by_law_8(kind):
     network, images = CUT[kind].double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     assert prunable_layers(network, images[:1])[0] == "a"
     kept = [0, 3, 4]
-    pruned = prune_network(network, {"a": kept}, images[:1])
+    pruned = cut_network(network, {"a": kept}, images[:1])
     if kind == "activation that compares":  # a constant part of it is the same before and after the channel moves
         return
     with torch.no_grad():
@@ -211,14 +211,14 @@ def test_what_is_left_has_a_true_reason(kind):
     assert not table.prunable["a"]
     assert reason in table.reason["a"]
     with pytest.raises(ScapError, match="'a' cannot be pruned alone") as raised:
-        prune_network(network, {"a": [0, 1]}, torch.randn(1, 3, 8, 8))
+        cut_network(network, {"a": [0, 1]}, torch.randn(1, 3, 8, 8))
     assert reason in str(raised.value)
 
 
 def test_a_gate_of_one_map_is_cut_with_what_it_multiplies():
     network, images = wired(gated, gate=conv(8, 1)).double(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     assert prunable_layers(network, images[:1]) == ["a", "gate"]
-    pruned = prune_network(network, {"a": [0, 3, 4]}, images[:1])
+    pruned = cut_network(network, {"a": [0, 3, 4]}, images[:1])
     kept = torch.zeros(8, dtype=torch.float64)
     kept[[0, 3, 4]] = 1
     network.a.register_forward_hook(lambda module, args, output: output * kept[:, None, None])
@@ -231,7 +231,7 @@ def test_the_shuffle_of_the_smallest_example_is_not_cut_wrongly():
     network[2].weight.data[0, :, 0, 0] = torch.tensor([1.0, 10, 100, 1000])
     assert network(torch.ones(1, 1, 1, 1)).item() == 21
     with pytest.raises(ScapError, match="'0' cannot be pruned alone"):
-        prune_network(network, {"0": [0, 2]}, torch.ones(1, 1, 1, 1))
+        cut_network(network, {"0": [0, 2]}, torch.ones(1, 1, 1, 1))
 
 
 class Grown(nn.Module):
@@ -323,7 +323,7 @@ class Auxiliary(nn.Module):
 def test_branches_that_only_training_runs_are_cut_alike():
     network, images = Auxiliary(), torch.randn(4, 3, 8, 8)
     assert prunable_layers(network, images[:1]) == ["a", "aux.0"]
-    pruned = prune_network(network, {"a": [1, 2], "aux.0": [0]}, images[:1]).train()
+    pruned = cut_network(network, {"a": [1, 2], "aux.0": [0]}, images[:1]).train()
     assert (pruned.aux[0].in_channels, pruned.aux[1].num_features, pruned.aux[3].in_channels) == (2, 1, 1)
     out, aux = pruned(images)
     (out.sum() + aux.sum()).backward()

@@ -9,7 +9,7 @@ from torch import nn
 from scap.models.build import build_network
 from scap.pruning.counting import count_operations
 from scap.pruning.sizes import Sizes
-from scap.pruning.surgery import prunable_layers, prune_network
+from scap.pruning.surgery import cut_network, prunable_layers
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 
@@ -37,7 +37,7 @@ def test_sizes_are_those_that_are_counted_after_the_cut(build):
         channels = network.get_submodule(layer).out_channels
         plan[layer] = sorted(draw.sample(range(channels), draw.randint(1, channels)))
     assert len(plan) > 2
-    assert sizes.of(plan) == count_operations(prune_network(network, plan, EXAMPLE), EXAMPLE)
+    assert sizes.of(plan) == count_operations(cut_network(network, plan, EXAMPLE), EXAMPLE)
     assert sizes.of({}) == sizes.full == count_operations(network, EXAMPLE)
 
 

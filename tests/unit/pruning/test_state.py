@@ -16,7 +16,7 @@ from scap.models.build import build_network
 from scap.pruning.files import FORMAT, load_network, read_metadata, save_network
 from scap.pruning.history import applied, compose
 from scap.pruning.state import NOTES
-from scap.pruning.surgery import prune_network
+from scap.pruning.surgery import cut_network
 from scap.tensors import save_tensors
 from scap.training.loop import round_kernels
 
@@ -66,7 +66,7 @@ def versioned():
 
 @pytest.mark.parametrize("plan", [None, {"a": [0, 2, 5]}])
 def test_the_whole_state_comes_back(versioned, images, tmp_path, plan):
-    network = versioned if plan is None else prune_network(versioned, plan, images).eval()
+    network = versioned if plan is None else cut_network(versioned, plan, images).eval()
     save_network(tmp_path / "n", network)
     loaded = load_network(tmp_path / "n", build=Versioned, example=images)
     assert torch.equal(loaded(images), network(images))
@@ -129,7 +129,7 @@ def test_a_state_that_would_run_code_is_not_saved(versioned, tmp_path):
 def test_mnasnet_loads(tmp_path):
     models = import_torchvision().models
     network, images = models.mnasnet0_5(weights=None).eval(), torch.randn(1, 3, 64, 64)
-    pruned = prune_network(network, {"layers.14": [0, 3, 4]}, images)
+    pruned = cut_network(network, {"layers.14": [0, 3, 4]}, images)
     save_network(tmp_path / "n", pruned)
     loaded = load_network(tmp_path / "n", build=lambda: models.mnasnet0_5(weights=None), example=images)
     assert torch.equal(loaded(images), pruned(images))
@@ -138,8 +138,8 @@ def test_mnasnet_loads(tmp_path):
 def test_a_network_pruned_twice_is_saved_with_the_two_plans_in_one(tmp_path):
     images = torch.randn(1, 3, 32, 32)
     network = build_network("vgg16", width=0.125).eval()
-    once = prune_network(network, {"conv1_1": [0, 3, 5, 7], "conv2_1": [1, 2]}, images)
-    twice = prune_network(once, {"conv1_1": [1, 2], "conv3_1": [4]}, images)
+    once = cut_network(network, {"conv1_1": [0, 3, 5, 7], "conv2_1": [1, 2]}, images)
+    twice = cut_network(once, {"conv1_1": [1, 2], "conv3_1": [4]}, images)
     whole = {"conv1_1": [3, 5], "conv2_1": [1, 2], "conv3_1": [4]}
     assert applied(twice) == whole
     for plan in (None, whole, {"conv1_1": [1, 2], "conv3_1": [4]}):
@@ -149,7 +149,7 @@ def test_a_network_pruned_twice_is_saved_with_the_two_plans_in_one(tmp_path):
         loaded = load_network(path)
         assert torch.equal(loaded(images), twice(images))
         assert applied(loaded) == whole
-        again = prune_network(loaded, {"conv1_1": [0]}, images)
+        again = cut_network(loaded, {"conv1_1": [0]}, images)
         assert applied(again)["conv1_1"] == [3]
 
 
@@ -160,8 +160,8 @@ def test_compose_counts_in_the_unpruned_network():
 
 def test_another_plan_of_the_same_lengths_is_refused(tmp_path):
     images = torch.randn(1, 3, 32, 32)
-    pruned = prune_network(build_network("vgg16", width=0.125), {"conv1_1": [0, 3]}, images)
-    with pytest.raises(ScapError, match="not the one that prune_network applied"):
+    pruned = cut_network(build_network("vgg16", width=0.125), {"conv1_1": [0, 3]}, images)
+    with pytest.raises(ScapError, match="not the one that cut_network applied"):
         save_network(tmp_path / "n", pruned, plan={"conv1_1": [0, 4]}, example_shape=images.shape)
     with pytest.raises(ScapError, match="not a mask of booleans"):
         save_network(tmp_path / "n", pruned, plan={"conv1_1": [True, False]}, example_shape=images.shape)

@@ -10,7 +10,7 @@ from torch import nn
 from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.models.names import PRUNABLE
-from scap.pruning.surgery import prunable_layers, prune_network
+from scap.pruning.surgery import cut_network, prunable_layers
 
 
 class Flattened(nn.Module):
@@ -71,7 +71,7 @@ def with_channels_zeroed(network: nn.Module, kept_after: dict[str, list[int]]) -
 
 
 def assert_law_8(network, plan, activations, images):
-    pruned = prune_network(network, plan, images[:1])
+    pruned = cut_network(network, plan, images[:1])
     reference = with_channels_zeroed(network, {activations[layer]: kept for layer, kept in plan.items()})
     difference = (pruned(images) - reference(images)).abs().max().item()
     assert difference < 1e-10
@@ -117,7 +117,7 @@ def test_law_8_through_a_flattened_map():
     torch.manual_seed(1)
     images = torch.randn(3, 3, 10, 11, dtype=torch.float64)
     network = settled(Flattened(), images)
-    pruned = prune_network(network, {"first": [0, 4, 5], "second": [1, 3]}, images[:1])
+    pruned = cut_network(network, {"first": [0, 4, 5], "second": [1, 3]}, images[:1])
     reference = copy.deepcopy(network)
     with torch.no_grad():  # a channel is removed where nothing reads it any more
         reference.second.weight[:, [1, 2, 3]] = 0
@@ -130,7 +130,7 @@ def test_law_8_through_a_concatenation():
     torch.manual_seed(2)
     images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     network = Joined().double()
-    pruned = prune_network(network, {"left": [1, 2], "right": [0, 4]}, images[:1])
+    pruned = cut_network(network, {"left": [1, 2], "right": [0, 4]}, images[:1])
     reference = copy.deepcopy(network)
     with torch.no_grad():
         reference.after.weight[:, [0, 3, 5, 6, 7]] = 0
@@ -145,7 +145,7 @@ def test_law_7_a_full_plan_leaves_outputs_bit_equal(architecture, images):
     plan = {name: list(range(network.get_submodule(name).out_channels)) for name in prunable_layers(network, images)}
     assert plan
     for same in (plan, {}):
-        assert torch.equal(prune_network(network, same, images[:1])(images), network(images))
+        assert torch.equal(cut_network(network, same, images[:1])(images), network(images))
 
 
 def test_the_order_of_a_plan_does_not_matter(images):
@@ -153,8 +153,8 @@ def test_the_order_of_a_plan_does_not_matter(images):
     plan = random_plan(network, ["conv1_1", "conv1_2", "conv4_2"])
     backwards = dict(reversed(plan.items()))
     assert torch.equal(
-        prune_network(network, plan, images[:1])(images),
-        prune_network(network, backwards, images[:1])(images),
+        cut_network(network, plan, images[:1])(images),
+        cut_network(network, backwards, images[:1])(images),
     )
 
 
@@ -165,7 +165,7 @@ def test_surgery_leaves_the_original_and_all_modes_alone(images):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
         prunable_layers(network, images[:1])
-        pruned = prune_network(network, {"conv1_2": [0, 3], "conv2_1": [5]}, images[:1])
+        pruned = cut_network(network, {"conv1_2": [0, 3], "conv2_1": [5]}, images[:1])
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     for either in (network, pruned):
         assert [name for name, module in either.named_modules() if not module.training] == ["bn3_1"]
@@ -187,7 +187,7 @@ def test_surgery_leaves_the_original_and_all_modes_alone(images):
 )
 def test_wrong_plans_are_refused(plan, message):
     with pytest.raises(ScapError, match=message):
-        prune_network(build_network("vgg16", width=0.25), plan, torch.zeros(1, 3, 32, 32))
+        cut_network(build_network("vgg16", width=0.25), plan, torch.zeros(1, 3, 32, 32))
 
 
 def test_coupled_layers_are_refused_by_name():
@@ -198,7 +198,7 @@ def test_coupled_layers_are_refused_by_name():
         ("layer3.2.conv2", "conv1"),
     ):
         with pytest.raises(ScapError, match=f"'{layer}' cannot be pruned alone: it shares .*'{partner}"):
-            prune_network(network, {layer: [0]}, torch.zeros(1, 3, 32, 32))
+            cut_network(network, {layer: [0]}, torch.zeros(1, 3, 32, 32))
 
 
 def test_what_cannot_be_removed_alone_is_left_out():
@@ -219,12 +219,12 @@ def test_an_unused_layer_is_left_out_and_named():
     network.spare = nn.Conv2d(3, 4, 3)
     assert prunable_layers(network, torch.zeros(1, 3, 8, 8)) == ["left", "right", "after"]
     with pytest.raises(ScapError, match="'spare' cannot be pruned alone: it is not used"):
-        prune_network(network, {"spare": [0]}, torch.zeros(1, 3, 8, 8))
+        cut_network(network, {"spare": [0]}, torch.zeros(1, 3, 8, 8))
 
 
 def test_numbers_of_channels_in_forward_are_explained():
     with pytest.raises(ScapError, match=r"'after' cannot be pruned alone: cut, .*shape '\[-1, 6\]' is invalid"):
-        prune_network(Joined(fixed=True), {"after": [0, 1, 2, 4]}, torch.zeros(1, 3, 8, 8))
+        cut_network(Joined(fixed=True), {"after": [0, 1, 2, 4]}, torch.zeros(1, 3, 8, 8))
 
 
 def test_an_example_that_does_not_fit_is_named():

@@ -14,7 +14,7 @@ from scap.pruning import widths
 from scap.pruning.counting import count_operations
 from scap.pruning.latency import Latency
 from scap.pruning.plans import plan_at
-from scap.pruning.surgery import prune_network
+from scap.pruning.surgery import cut_network
 from scap.pruning.widths import plan_for, uniform_widths
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
@@ -58,7 +58,7 @@ def left(plan):
 
 def test_the_shares_on_paper_are_those_of_the_pruned_network(small):
     plan = {"0": [1, 4, 6], "2": [0, 1, 2, 3, 11]}
-    before, after = (count_operations(each, PIXELS) for each in (small, prune_network(small, plan, PIXELS)))
+    before, after = (count_operations(each, PIXELS) for each in (small, cut_network(small, plan, PIXELS)))
     assert left(plan) == {key: after[key] / before[key] for key in ("macs", "params")}
 
 
@@ -233,7 +233,7 @@ def test_a_budget_on_a_real_network(network):
 
 
 def macs(network, widths):
-    return count_operations(prune_network(network, {layer: list(range(n)) for layer, n in widths.items()}, EXAMPLE), EXAMPLE)[
+    return count_operations(cut_network(network, {layer: list(range(n)) for layer, n in widths.items()}, EXAMPLE), EXAMPLE)[
         "macs"
     ]
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import scap
 from scap.errors import ScapError
-from scap.pruning.surgery import explain, prunable_layers, prune_network
+from scap.pruning.surgery import cut_network, explain, prunable_layers
 
 
 def small(dtype=torch.float32):
@@ -35,10 +35,10 @@ PLAN = {"0": [1, 4]}
 def test_the_world_around_a_call_changes_nothing(world, images):
     torch.manual_seed(1)
     network = small()
-    expected = prune_network(network, PLAN, images)
+    expected = cut_network(network, PLAN, images)
     with world():
         assert prunable_layers(network, images) == ["0"]
-        pruned = prune_network(network, PLAN, images)
+        pruned = cut_network(network, PLAN, images)
     assert all(torch.equal(a, b) for a, b in zip(pruned.state_dict().values(), expected.state_dict().values(), strict=True))
     pruned(images).sum().backward()  # no tensor of inference mode
 
@@ -110,7 +110,7 @@ def test_what_is_not_compensated_is_a_warning(images):
 
 def test_random_streams_and_fast_paths_are_left_alone(images):
     before, fused = torch.get_rng_state(), torch.backends.mha.get_fastpath_enabled()
-    prune_network(small(), PLAN, images)
+    cut_network(small(), PLAN, images)
     torch.set_rng_state(before)
     network = small()
     prunable_layers(network, images)
@@ -123,7 +123,7 @@ def test_random_streams_and_fast_paths_are_left_alone(images):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_networks_of_any_precision_keep_it(dtype, images):
-    pruned = prune_network(small(dtype), PLAN, images)
+    pruned = cut_network(small(dtype), PLAN, images)
     assert {parameter.dtype for parameter in pruned.parameters()} == {dtype}
     assert pruned(images.to(dtype)).dtype == dtype
 
@@ -140,7 +140,7 @@ class HalfInside(nn.Module):
 
 
 def test_a_network_of_two_precisions_is_cut(images):
-    pruned = prune_network(HalfInside(), {"a": [0, 5]}, images)
+    pruned = cut_network(HalfInside(), {"a": [0, 5]}, images)
     assert (pruned.a.weight.dtype, pruned.b.weight.shape) == (torch.bfloat16, (2, 2, 1, 1))
 
 
@@ -150,7 +150,7 @@ def test_wrapped_and_compiled_networks_name_what_to_pass(images):
     cases.append(("network", "is a str, not a torch.nn.Module"))
     for network, message in cases:
         for call in (
-            lambda network=network: prune_network(network, PLAN, images),
+            lambda network=network: cut_network(network, PLAN, images),
             lambda n=network: prunable_layers(n, images),
         ):
             with pytest.raises(ScapError, match=message):
@@ -196,7 +196,7 @@ def run_before(network):
 )
 def test_what_holds_a_weight_or_a_tensor_names_its_remedy(build, layer, remedy, images):
     with pytest.raises(ScapError, match=remedy):
-        prune_network(build(), {layer: [0]}, images)
+        cut_network(build(), {layer: [0]}, images)
 
 
 def test_the_remedies_work(images):
@@ -213,7 +213,7 @@ def test_a_parametrised_layer_elsewhere_is_no_hindrance(images):
         nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Conv2d(5, 6, 1), parametrizations.spectral_norm(nn.Conv2d(6, 2, 1))
     )
     assert prunable_layers(network, images) == ["0"]
-    assert prune_network(network, {"0": [1]}, images)(images).shape == network(images).shape
+    assert cut_network(network, {"0": [1]}, images)(images).shape == network(images).shape
 
 
 class Several(nn.Module):
@@ -242,7 +242,7 @@ class Several(nn.Module):
 def test_inputs_and_outputs_are_nested_as_one_likes(example, images):
     network, given = Several().double(), example(images)
     assert prunable_layers(network, given) == ["a", "b"]
-    pruned = prune_network(network, {"a": [2], "b": [0, 3]}, given)
+    pruned = cut_network(network, {"a": [2], "b": [0, 3]}, given)
     assert pruned.c.in_channels == 3
     macs = {name: scap.count_operations(n, given)["macs"] for name, n in (("before", network), ("after", pruned))}
     assert macs["before"] == 64 * (3 * 6 + 4 + 20) > macs["after"] == 64 * (3 + 2 + 6)
@@ -251,7 +251,7 @@ def test_inputs_and_outputs_are_nested_as_one_likes(example, images):
 def test_whole_batches_may_be_given_where_one_image_is_enough(images):
     network, sizes = small(), []
     network[0].register_forward_hook(lambda module, args, output: sizes.append(len(output)))
-    prune_network(network, PLAN, torch.randn(64, 3, 8, 8))
+    cut_network(network, PLAN, torch.randn(64, 3, 8, 8))
     assert max(sizes) <= 2
 
 
@@ -277,7 +277,7 @@ def test_frozen_parts_tied_weights_and_memory_formats_stay(images):
     network.twin.weight = network[3].weight
     network.forward = None
     tied = Twins(network)
-    pruned = prune_network(tied, {"a": [1, 4]}, images)
+    pruned = cut_network(tied, {"a": [1, 4]}, images)
     assert pruned.b.weight is pruned.c.weight
     assert pruned.b.in_channels == pruned.c.in_channels == 2
     assert not pruned.a.weight.requires_grad
@@ -299,8 +299,8 @@ class Twins(nn.Module):
 )
 def test_plans_hold_integers_of_any_type(kept, images):
     network = small()
-    expected = prune_network(network, PLAN, images)
-    assert torch.equal(prune_network(network, {"0": kept}, images)[0].weight, expected[0].weight)
+    expected = cut_network(network, PLAN, images)
+    assert torch.equal(cut_network(network, {"0": kept}, images)[0].weight, expected[0].weight)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_plans_hold_integers_of_any_type(kept, images):
 )
 def test_wrong_plans_end_in_one_line(plan, message, images):
     with pytest.raises(ScapError, match=message) as raised:
-        prune_network(small(), plan, images)
+        cut_network(small(), plan, images)
     assert "\n" not in str(raised.value)
 
 
@@ -341,13 +341,13 @@ def test_wrong_plans_end_in_one_line(plan, message, images):
     ],
 )
 def test_wrong_examples_end_in_one_line(example, message, images):
-    for call in (prunable_layers, explain, lambda n, e: prune_network(n, PLAN, e), scap.count_operations):
+    for call in (prunable_layers, explain, lambda n, e: cut_network(n, PLAN, e), scap.count_operations):
         with pytest.raises(ScapError, match=message) as raised:
             call(small(), example)
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("call", [prunable_layers, explain, lambda n, e: prune_network(n, PLAN, e)])
+@pytest.mark.parametrize("call", [prunable_layers, explain, lambda n, e: cut_network(n, PLAN, e)])
 def test_a_network_without_values_is_named(call, images):
     with pytest.raises(ScapError, match="network: it is on the device meta"):
         call(small().to("meta"), images)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scap.models.inputs import device_and_precision, fitted
-from scap.pruning.moments import run_on_images
+from scap.pruning.next_layers.moments import run_on_images
 
 
 @torch.no_grad()

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from scap.errors import ScapError
-from scap.pruning.consumers import Consumer, Readers, slopes
-from scap.pruning.least_squares import Target
-from scap.pruning.moments import stream
-from scap.pruning.unfolding import Layer, groups_of, layer_at, taps_of, weight_matrix
+from scap.pruning.next_layers.consumers import Consumer, Readers, slopes
+from scap.pruning.next_layers.least_squares import Target
+from scap.pruning.next_layers.moments import stream
+from scap.pruning.next_layers.unfolding import Layer, groups_of, layer_at, taps_of, weight_matrix
 
 
 @dataclass(frozen=True)

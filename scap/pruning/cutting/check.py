@@ -28,7 +28,7 @@ from scap.pruning.channels.coupling import member
 from scap.pruning.channels.graph import Slices
 from scap.pruning.channels.modules import Modules
 from scap.pruning.copies import first_line, skeleton
-from scap.pruning.cut import cut
+from scap.pruning.cutting.slices import cut
 from scap.pruning.plans import Plan
 
 PRODUCTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"}

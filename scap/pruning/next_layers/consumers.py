@@ -22,7 +22,7 @@ from scap.pruning.channels.graph import Graph
 from scap.pruning.channels.ledger import Ids
 from scap.pruning.channels.products import layer_of
 from scap.pruning.copies import copied, first_line, undisturbed
-from scap.pruning.unfolding import Layer, groups_of, layer_at, samples, taps_of, weight_matrix
+from scap.pruning.next_layers.unfolding import Layer, groups_of, layer_at, samples, taps_of, weight_matrix
 
 OTHER = "computes something else than weight · inputs + bias"
 

@@ -11,7 +11,7 @@ from wired import Wired
 from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning import consumers as module
-from scap.pruning.consumers import find_consumers, slopes
+from scap.pruning.next_layers.consumers import find_consumers, slopes
 from scap.pruning.surgery import prunable_layers
 
 

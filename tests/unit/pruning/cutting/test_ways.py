@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import scap
-from scap.pruning.check import relative_difference
 from scap.pruning.copies import undisturbed
-from scap.pruning.trials import Surgery
+from scap.pruning.cutting.check import relative_difference
+from scap.pruning.cutting.trials import Surgery
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TERMS = ["l1", "rms", "fidelity", "novelty", "conditional"]

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
 from scap.pruning.channels.modules import Modules, Way
-from scap.pruning.check import in_training, without_chance
 from scap.pruning.copies import Rehearsal, copied, first_line
+from scap.pruning.cutting.check import in_training, without_chance
 
 
 class _Noting(TorchDispatchMode):

@@ -10,11 +10,11 @@ from scap.errors import ScapError
 from scap.models.inputs import Example, run
 from scap.models.layers import noting_channels, plain_instance_norms
 from scap.pruning.channels.graph import Graph
-from scap.pruning.check import Outcome, law_8
 from scap.pruning.copies import Rehearsal, copied, skeleton
-from scap.pruning.cut import cut
+from scap.pruning.cutting.check import Outcome, law_8
+from scap.pruning.cutting.slices import cut
+from scap.pruning.cutting.ways import OwnWay
 from scap.pruning.plans import Plan
-from scap.pruning.ways import OwnWay
 
 TRIALS = 12  # cuts that are tried at most to tell layers that fail from those that do not
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scap.pruning.unfolding import coverage, groups_of, samples, set_weight_matrices, taps_of, weight_matrix
+from scap.pruning.next_layers.unfolding import coverage, groups_of, samples, set_weight_matrices, taps_of, weight_matrix
 
 
 def assert_same_product(layer, inputs):

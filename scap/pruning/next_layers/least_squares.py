@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scap.errors import ScapError
-from scap.pruning.moments import Moments
+from scap.pruning.next_layers.moments import Moments
 
 RIDGE = 1e-2  # of `full`, towards the channelwise solution, as a share of the mean variance of an input; its square of that one
 TRAINED_RIDGE = 1e-1  # of a network that is trained on
