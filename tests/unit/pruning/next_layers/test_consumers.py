@@ -10,7 +10,7 @@ from wired import Wired
 
 from scap.errors import ScapError
 from scap.models.build import build_network
-from scap.pruning import consumers as module
+from scap.pruning.next_layers import consumers as module
 from scap.pruning.next_layers.consumers import find_consumers, slopes
 from scap.pruning.surgery import prunable_layers
 
