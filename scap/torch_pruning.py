@@ -19,6 +19,7 @@ from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, fitted, gathered, run
 from scap.models.layers import weighted_layers
+from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.next_layers.consumers import find_consumers
 from scap.pruning.surgery import coupled_groups
@@ -144,7 +145,7 @@ def _used_once(network: nn.Module, image: Example) -> list[str]:
         return hook
 
     with undisturbed(network):
-        network = copied(network).eval()
+        network = evaluating(copied(network))
         for name, module in weighted_layers(network).items():
             module.register_forward_hook(count(name))
         run(network, fitted(image, *device_and_precision(network)))

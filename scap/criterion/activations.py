@@ -12,6 +12,7 @@ from scap.criterion.chains import Follower, Hooks, Receive
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered, mapped, tensors_of
 from scap.models.layers import conv_layers, not_a_layer, weighted_layers
+from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.tensors import TensorFile
 
@@ -57,7 +58,7 @@ def record_activations(
     images = checked_images(gathered(images), batch_size)
     total, fitting = len(first_tensor(images)), device_and_precision(network)
     with undisturbed(network):
-        network = copied(network).eval()
+        network = evaluating(copied(network))
         recorder = Follower(network, layers) if outputs == "activated" else Hooks(network, layers)
         shapes = _probe(recorder, fitted(part(images, 0, 1), *fitting), layers)
         tensors = {f"{layer}.{kind}": (total, *shape) for (layer, kind), shape in shapes.items()}

@@ -18,6 +18,7 @@ from scap.checks import check_number
 from scap.criterion.elimination import Problem, eliminate
 from scap.criterion.forms import FORMS, Form, form_of
 from scap.errors import ScapError
+from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.next_layers.consumers import Consumer, Readers, find_consumers
 from scap.pruning.next_layers.least_squares import LARGEST_RIDGE
@@ -70,7 +71,7 @@ def conditional_scores(
     check_images(images, batch_size)
     check_network(network)
     with undisturbed(network):
-        return _conditional_scores(copied(network).eval(), images, layers, form, batch_size, ridge, report)
+        return _conditional_scores(evaluating(copied(network)), images, layers, form, batch_size, ridge, report)
 
 
 def _conditional_scores(

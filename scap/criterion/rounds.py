@@ -10,6 +10,7 @@ from scap.criterion.score import score_network
 from scap.criterion.settings import AutoencoderSettings, Criterion, checked_settings
 from scap.errors import ScapError
 from scap.models.inputs import gathered
+from scap.models.modes import evaluating
 from scap.pruning.compensation import check_compensation
 from scap.pruning.counting import count_operations
 from scap.pruning.history import applied
@@ -109,4 +110,4 @@ def prune_in_rounds(
         after = count_operations(pruned, images[:1])
         if report is not None:
             report({"round": number, "macs": after["macs"] / full["macs"], "params": after["params"] / full["params"]})
-    return pruned.eval(), applied(pruned) or {}
+    return evaluating(pruned), applied(pruned) or {}

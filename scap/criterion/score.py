@@ -22,6 +22,7 @@ from scap.criterion.terms import Values, needs
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered
 from scap.models.layers import weighted_layers
+from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.surgery import coupled_groups, some_prunable_layers
 
@@ -140,7 +141,7 @@ def _run_by_evaluation(network: nn.Module, image: Example, groups: Mapping[str, 
     """The groups of which evaluation runs every layer: of the others, which a warning names, images tell nothing."""
     ran: set[str] = set()
     with undisturbed(network):
-        network = copied(network).eval()
+        network = evaluating(copied(network))
         hooks = Hooks(network, [layer for each in groups.values() for layer in each])
         hooks.receive = lambda layer, kind, values: ran.add(layer)
         hooks.run(fitted(image, *device_and_precision(network)))

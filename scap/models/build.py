@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scap.errors import ScapError
+from scap.models.modes import evaluating
 from scap.models.names import check_architecture, own_function
 from scap.models.packages import own_network, timm_network, torchvision_network
 from scap.models.resnet import resnet20, resnet32, resnet44, resnet56
@@ -71,7 +72,7 @@ def check_logits(network: nn.Module, shape: Sequence[int], classes: int) -> None
     modes = {module: module.training for module in network.modules()}
     parameter = next(network.parameters(), torch.zeros(()))
     try:
-        output = network.eval()(torch.zeros(1, *shape).to(parameter))
+        output = evaluating(network)(torch.zeros(1, *shape).to(parameter))
     except Exception as error:  # the network may be anyone's
         reason = " ".join(str(error).split())
         raise ScapError(f"architecture: the network does not run on images of shape {tuple(shape)}: {reason}") from error

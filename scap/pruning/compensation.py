@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scap.checks import check_number
 from scap.errors import ScapError
+from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, undisturbed
 from scap.pruning.history import last_applied
 from scap.pruning.next_layers.batch_norms import estimate_batch_norms
@@ -68,7 +69,7 @@ def prune_and_compensate(
     check_compensation(how, ridge)
     if how != "none":
         check_images(images, batch_size)
-    pruned = cut_network(network, plan, images[:1], coupled=coupled).eval()
+    pruned = evaluating(cut_network(network, plan, images[:1], coupled=coupled))
     plan = last_applied(pruned) or {}  # of each group the layer that it is named by
     table = compensate(network, pruned, plan, images, how, coupled=coupled, batch_size=batch_size, ridge=ridge, report=report)
     return pruned, table
@@ -91,7 +92,7 @@ def compensate(
 
     check_network(network)
     with undisturbed(network):
-        network, removed = copied(network).eval(), _removed(network, plan)
+        network, removed = evaluating(copied(network)), _removed(network, plan)
         pruned.eval()
         rows: list[Row] = []
         if how in ("channelwise", "full") and removed:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, mapped, run
+from scap.models.modes import evaluating
 
 CHEAP_PARAMETERS, CHEAP_INPUTS = 30_000_000, 1_000_000  # up to here float64 costs little memory and time
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -184,7 +185,7 @@ class Rehearsal:
         if device.type == "meta":
             raise ScapError("network: it is on the device meta, which keeps no values; make it on another one")
         for number, dtype in enumerate(_precisions(network, example, device)):
-            self.network = copied(network).eval().requires_grad_(False)
+            self.network = evaluating(copied(network)).requires_grad_(False)
             self._randomise()
             self.network.to(dtype)  # None: as it is
             self.dtype = dtype
@@ -224,7 +225,7 @@ def _check_followed(network: nn.Module) -> None:
 def _try(network: nn.Module, fitting: Example, example: Example) -> None:
     """ScapError where the network itself does not run on its example."""
     try:
-        run(copied(network).eval(), fitting)
+        run(evaluating(copied(network)), fitting)
     except ScapError:
         raise
     except Exception as error:  # the user's forward may raise anything

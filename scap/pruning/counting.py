@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules
 from scap.pruning.copies import check_network, copied, first_line, undisturbed
 
@@ -77,7 +78,7 @@ def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
 def weight_macs(network: nn.Module, example: Example) -> dict[str, int]:
     """Multiply-accumulate operations for one image of each parameter that a convolution or matrix product multiplies by."""
     check_network(network)
-    network = copied(network).eval()
+    network = evaluating(copied(network))
     counter = _ByWeight(network)
     images = _run_seen(network, example, counter)
     return {name: macs // images for name, macs in counter.macs.items()}
@@ -99,7 +100,7 @@ class _ByWeight(TorchDispatchMode):
 
 def _macs(network: nn.Module, example: Example) -> tuple[dict[str, int], str]:
     """MACs for one image by module (the network's class name, then the path), and of all as "Global"; the class name."""
-    network = copied(network).eval()
+    network = evaluating(copied(network))
     counter = FlopCounterMode(display=False)
     images = _run_seen(network, example, counter)
     counts = {name: sum(flops.values()) // 2 // images for name, flops in counter.get_flop_counts().items()}

@@ -11,6 +11,7 @@ from torch.export import Dim
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, mapped, run, tensors_of
+from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, first_line, undisturbed
 from scap.pruning.cutting.check import relative_difference
 from scap.writing import write_whole
@@ -52,7 +53,7 @@ def export_onnx(network: nn.Module, path: str | Path, example: Example, *, any_b
     check_network(network)
     first_tensor(example)
     with undisturbed(network):
-        network = copied(network).cpu().eval()
+        network = evaluating(copied(network).cpu())
         example = fitted(example, *device_and_precision(network))
         examples = [example, _one_more(example)] if any_batch else [example]
         _try(network, examples)

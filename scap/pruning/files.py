@@ -15,6 +15,7 @@ from torch import nn
 from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
 from scap.models.layers import weighted_layers
+from scap.models.modes import evaluating
 from scap.models.names import own_function
 from scap.pruning.copies import check_network, copied, first_line
 from scap.pruning.history import applied, last_applied, note
@@ -148,7 +149,7 @@ def load_network(
     if plan:
         note(network, None, plan)
         _try(path, network, metadata["example_shape"], example, named=build is None)
-    return network.eval()
+    return evaluating(network)
 
 
 def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None, *, run_code: bool = False) -> nn.Module:
@@ -156,7 +157,7 @@ def load_unpruned(path: str | Path, build: Callable[[], nn.Module] | None = None
     metadata, state = _read(path)
     if metadata["plan"]:
         raise ScapError(f"{path}: is a pruned network where an unpruned one is wanted; load it with load_network")
-    return _made(path, metadata, state, build, run_code).eval()
+    return evaluating(_made(path, metadata, state, build, run_code))
 
 
 def _made(
@@ -217,7 +218,7 @@ def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example:
         network = copy.deepcopy(network).to("meta") if named else network
     try:
         with torch.inference_mode():
-            run(network.eval(), fitted(example, *device_and_precision(network)))
+            run(evaluating(network), fitted(example, *device_and_precision(network)))
     except Exception as error:  # the user's forward may raise anything
         words = f"its network does not run on an example {described(example)}: {first_line(error)}"
         raise ScapError(f"{path}: {words}") from error

@@ -19,6 +19,7 @@ from scap.data.folder import FolderImages
 from scap.errors import ScapError
 from scap.models.layers import initialise_convolutions
 from scap.models.memory import memory_format
+from scap.models.modes import evaluating
 from scap.training.augmentation import augmented_batches, check_sizes
 from scap.training.optimiser import make_optimisers, set_learning_rate
 from scap.training.progress import History, fingerprint, load_progress, save_progress
@@ -154,7 +155,7 @@ def _start(network: nn.Module, teacher: nn.Module | None, settings: TrainingSett
 @torch.no_grad()
 def _check_small_images(network: nn.Module, channels: int, settings: TrainingSettings, device: Device) -> None:
     """Raise ScapError for a size in `small_images` that `network` cannot take; the network stays as it is."""
-    probe = copy.deepcopy(network).eval() if settings.small_images else network
+    probe = evaluating(copy.deepcopy(network)) if settings.small_images else network
     for side in sorted(set(settings.small_images)):
         try:
             probe(torch.zeros(1, channels, side, side, device=device))
@@ -187,7 +188,8 @@ def _update_average(average: nn.Module, network: nn.Module, decay: float) -> Non
 
 def _train_epoch(run: _Run, data: Images | FolderImages, mean: Tensor, std: Tensor, epoch: int) -> dict[str, float]:
     """One pass over `data`: the last step's learning rate, the mean loss, the top-1 in percent on the fly."""
-    settings, network, device = run.settings, run.network.train(), data.device
+    settings, network, device = run.settings, run.network, data.device
+    network.train()
     steps = max(1, len(data) // settings.batch_size)
     loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
     batches = augmented_batches(data, mean, std, settings, seed=run.seed, epoch=epoch, memory_format=run.order)

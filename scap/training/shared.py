@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scap.data.datasets import Dataset
 from scap.errors import ScapError
 from scap.models.memory import memory_format
+from scap.models.modes import evaluating
 from scap.training.augmentation import augmented_batches, check_sizes
 from scap.training.finetuning import finetune
 from scap.training.loop import Device, _check_small_images, _deterministic, computes_in_bfloat16, evaluate, training_loss
@@ -83,7 +84,7 @@ class _Task:
             raise ScapError(f"batch_size: {size} does not divide by {processes().count} processes; give a multiple")
         _check_small_images(network, dataset.train.shape[0], settings, device)
         self.dataset, self.settings, self.seed, self.device = dataset, settings, seed, device
-        self.teacher = teacher.to(device).eval() if teacher is not None else None
+        self.teacher = evaluating(teacher.to(device)) if teacher is not None else None
         self.order = memory_format(nn.ModuleList(filter(None, (network, teacher))), device)
         self.train, self.epoch = dataset.train.to(device), 0
         self.autocast = settings.precision == "bfloat16" and computes_in_bfloat16(device)

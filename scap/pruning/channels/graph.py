@@ -65,7 +65,8 @@ class Graph:
         """Follow training mode, too; what went wrong, where it does not run."""
         for twice in (False, True):  # batch norms of 1x1 maps need two images
             given = mapped(lambda tensor: torch.cat([tensor, tensor]) if tensor.ndim else tensor, example) if twice else example
-            network = skeleton(self.network).train()
+            network = skeleton(self.network)
+            network.train()
             tracing = Tracing(network, self.ledger)
             try:
                 tracing.follow(network, given)

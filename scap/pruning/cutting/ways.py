@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules, Way
 from scap.pruning.copies import Rehearsal, copied, first_line
 from scap.pruning.cutting.check import in_training, without_chance
@@ -29,7 +30,7 @@ class OwnWay:
     """The way of a network with its own values through two images of the example, where there are so many."""
 
     def __init__(self, network: nn.Module, example: Example) -> None:
-        self.network = copied(network).eval().requires_grad_(False)
+        self.network = evaluating(copied(network)).requires_grad_(False)
         self.original = Way(Modules(network))  # reads nothing, unless something in the copy leads there
         self.example = fitted(example, *device_and_precision(network))
         self.given = _first(self.example, 2)

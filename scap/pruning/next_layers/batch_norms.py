@@ -18,8 +18,11 @@ def estimate_batch_norms(network: nn.Module, pruned: nn.Module, images: Tensor, 
     Means and variances of a batch normalise it, and their averages over the batches are kept. Both networks are in
     evaluation mode, before and after. Returns the module paths of the batch norms.
     """
-    names = [name for name in _changed(network, pruned, images[:2]) if pruned.get_submodule(name).train().training]
-    norms: list[Any] = [pruned.get_submodule(name) for name in names]  # without those that are frozen
+    changed: dict[str, Any] = {name: pruned.get_submodule(name) for name in _changed(network, pruned, images[:2])}
+    for norm in changed.values():
+        norm.train()
+    names = [name for name, norm in changed.items() if norm.training]  # without those that are frozen
+    norms = [changed[name] for name in names]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from scap.errors import ScapError
 from scap.models.inputs import device_and_precision, fitted, run
+from scap.models.modes import evaluating
 from scap.pruning.channels.graph import Graph
 from scap.pruning.channels.ledger import Ids
 from scap.pruning.channels.products import layer_of
@@ -68,7 +69,7 @@ def find_consumers(network: nn.Module, layers: Sequence[str], example: Tensor, *
     several channels of each of its layers, which only go together. Then layers within a group are no readers. A reader that
     cannot be treated is an `obstacle`, in words. Raises ScapError for a layer that does not exist.
     """
-    traced = copied(network).eval()
+    traced = evaluating(copied(network))
     kinds = (nn.Conv2d, nn.Linear) if coupled else (nn.Conv2d,)
     for layer in layers:
         if not isinstance(dict(traced.named_modules()).get(layer), kinds):
