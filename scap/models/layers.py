@@ -10,15 +10,22 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 
+def holds_weight(module: nn.Module) -> bool:
+    """Whether a layer has a `weight`, computed or not: a class of one's own may keep its kernel under another name."""
+    own = module._parameters.get("weight")
+    return own is not None or "weight" in vars(module) or hasattr(type(module), "weight")
+
+
 def conv_layers(network: nn.Module) -> dict[str, nn.Conv2d]:
     """Ungrouped two-dimensional convolutions by module path, in the order of the network."""
-    modules = network.named_modules()
-    return {name: module for name, module in modules if isinstance(module, nn.Conv2d) and module.groups == 1}
+    layers = weighted_layers(network)
+    return {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv2d) and layer.groups == 1}
 
 
 def weighted_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """Two-dimensional convolutions, grouped ones too, and linear layers by module path: what coupled groups are named by."""
-    return {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    return {name: layer for name, layer in layers.items() if holds_weight(layer)}
 
 
 def not_a_layer(network: nn.Module, layer: str, coupled: bool = False) -> str:
@@ -27,6 +34,8 @@ def not_a_layer(network: nn.Module, layer: str, coupled: bool = False) -> str:
     kind = "" if module is None else f" (it is a {type(module).__name__})"
     if isinstance(module, _ConvNd):
         kind = f" (it is a {type(module).__name__} with groups={module.groups})"
+    if isinstance(module, _ConvNd | nn.Linear) and not holds_weight(module):
+        kind = f" (it is a {type(module).__name__} without a 'weight')"
     known = ", ".join(weighted_layers(network) if coupled else conv_layers(network))
     choice = f"choose from {known}" if known else "the network has none"
     return f"layer {layer!r} is no {'convolution or linear layer' if coupled else 'ungrouped convolution'}{kind}; {choice}"

@@ -2,6 +2,7 @@
 
 import copy
 import dis
+import random
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,6 +10,7 @@ from operator import attrgetter
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -19,6 +21,7 @@ from scap.models.inputs import Example, described, device_and_precision, first_t
 from scap.models.modes import evaluating
 
 CHEAP_PARAMETERS, CHEAP_INPUTS = 30_000_000, 1_000_000  # up to here float64 costs little memory and time
+DRAWN = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # those that random values can be drawn in
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 ROUNDING = (
     "cudnn.conv",
@@ -50,7 +53,10 @@ def check_network(network: nn.Module) -> None:
 
 @contextmanager
 def undisturbed(network: nn.Module) -> Iterator[None]:
-    """No gradients, inference mode, autocast, TF32 nor attention's fused path; the random streams are put back afterwards."""
+    """No gradients, inference mode, autocast, TF32 nor attention's fused path; the random streams are put back afterwards.
+
+    Nor inference mode or autocast where the network's own forward switches them on.
+    """
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     kinds = {"cpu", *(tensor.device.type for tensor in network.parameters())} - {"meta"}
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -60,11 +66,58 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.no_grad())
         for kind in kinds:
             stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_no_modes_inside())
         stack.enter_context(_all_digits())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
-        torch.manual_seed(0)
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        reseed()
         yield
+
+
+def reseed() -> None:
+    """From here on the same random values each time: PyTorch's, Python's and NumPy's, as a network may draw any of them."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+
+
+@contextmanager
+def _no_modes_inside() -> Iterator[None]:
+    """Autocast and inference mode that the network's own forward enters do nothing: layers run with their own weights.
+
+    What was before is put back where the forward leaves them.
+    """
+    enter_autocast, enter_inference = torch.autocast.__enter__, torch.inference_mode.__enter__
+
+    def without_autocast(context: torch.autocast) -> Any:
+        result = enter_autocast(context)
+        torch.set_autocast_enabled(context.device, False)
+        return result
+
+    def without_inference(context: torch.inference_mode) -> Any:
+        with patched(context, "mode", False):
+            result = enter_inference(context)
+        torch.set_grad_enabled(False)
+        return result
+
+    with (
+        patched(torch.autocast, "__enter__", without_autocast),
+        patched(torch.inference_mode, "__enter__", without_inference),
+    ):
+        yield
+
+
+@contextmanager
+def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Another attribute of `owner` for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 @contextmanager
@@ -248,6 +301,8 @@ def _examples(example: Example) -> Iterator[Example]:
 
 
 def _redraw(parameter: Tensor) -> None:
+    if not parameter.numel() or parameter.dtype not in DRAWN:
+        return
     if parameter.ndim > 1:
         bound = (3 / parameter[0].numel()) ** 0.5  # a variance of 1 / inputs
         parameter.uniform_(-bound, bound)

@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scap.errors import ScapError
 from scap.models.inputs import Example, mapped, tensors_of
+from scap.models.layers import holds_weight
 from scap.pruning.channels.coupling import Group, forbid_both_ways, groups_of, link_grouped
 from scap.pruning.channels.ledger import Block, Groups, Ids, Ledger
 from scap.pruning.channels.products import layer_of
@@ -33,7 +34,8 @@ class Graph:
         self.network, self.ledger, self.coupled = network, Ledger(coupled), coupled
         kinds = (_ConvNd, nn.Linear) if coupled else (_ConvNd,)
         self.order = {name: place for place, (name, _) in enumerate(network.named_modules())}
-        self.layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+        layers = {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
+        self.layers = {name: module for name, module in layers.items() if holds_weight(module)}
         self.example = example
         self.tensors = dict(network.named_parameters()) | dict(network.named_buffers())
         evaluated = Tracing(network, self.ledger)
@@ -153,9 +155,17 @@ class Graph:
             return self.computed[layer]
         if layer in self.used:
             return None
+        if other := self._tied(layer):
+            return f"it shares its weight with {other!r}"
         if ("elements", f"{layer}.weight", None) in self.ledger.blocks:
             return "its weight is changed by the forward pass before it is used"
         return "it is not used when the network runs"
+
+    def _tied(self, layer: str) -> str | None:
+        """An earlier layer that holds the same weight."""
+        weight = self.layers[layer]._parameters.get("weight")
+        same = (name for name, other in self.layers.items() if other._parameters.get("weight") is weight)
+        return next((name for name in same if name != layer), None) if weight is not None else None
 
     def _group(self, layer: str) -> str | None:
         rows = self.rows(layer)
@@ -239,4 +249,4 @@ def _slab(name: str, gone: NDArray[np.bool_], stays: NDArray[np.bool_]) -> tuple
 
 
 def _has_weights(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | _ConvNd)
+    return isinstance(module, nn.Linear | _ConvNd) and holds_weight(module)

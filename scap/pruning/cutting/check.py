@@ -3,9 +3,9 @@
 The reference knows nothing of positions behind a convolution. It fills the removed output channels with NaN, which
 spreads to whatever depends on them, and sets NaN to zero where a convolution or matrix product reads it: "removed" means
 that nothing downstream sees anything of the channel. (Where a hand-written activation compares, NaN can get lost;
-infinity is tried then. A mark that is lost can only make the comparison fail, never pass.) What the cut network's
-products give must be equal, one by one; each is then replaced by the reference's, so that a difference is found where it
-arises.
+infinity and its negative are tried then. A mark that is lost can only make the comparison fail, never pass.) What the cut
+network's products give must be equal, one by one; each is then replaced by the reference's, so that a difference is found
+where it arises.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from scap.models.layers import noting_channels
 from scap.pruning.channels.coupling import member
 from scap.pruning.channels.graph import Slices
 from scap.pruning.channels.modules import Modules
-from scap.pruning.copies import first_line, skeleton
+from scap.pruning.copies import first_line, reseed, skeleton
 from scap.pruning.cutting.slices import cut
 from scap.pruning.plans import Plan
 
@@ -37,7 +37,8 @@ COARSE = 5e-2  # in half precision, for networks that run in nothing else
 # fmt: off
 CHANCE = {
     "rand", "rand_like", "randn", "randn_like", "normal", "normal_", "uniform", "uniform_", "bernoulli", "bernoulli_",
-    "exponential", "exponential_",
+    "exponential", "exponential_", "poisson", "binomial", "log_normal", "log_normal_", "geometric", "geometric_",
+    "cauchy", "cauchy_", "_standard_gamma",
 }
 # fmt: on
 DROPOUTS = {F.rrelu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
@@ -72,7 +73,7 @@ class _Certain(TorchDispatchMode):
 
 
 class _Reference(_Certain):
-    """The original network with removed channels marked by NaN or infinity."""
+    """The original network with removed channels marked by a value that is not finite."""
 
     def __init__(self, network: nn.Module, plan: Plan, mark: float) -> None:
         super().__init__()
@@ -167,8 +168,8 @@ def law_8(network: nn.Module, slices: Slices, plan: Plan, example: Example, *, t
     first = _compared(network, slices, plan, example, training, torch.nan)
     if first.reason is None or first.crashed:
         return first
-    second = _compared(network, slices, plan, example, training, torch.inf)
-    return first if second.reason is not None else second
+    others = (_compared(network, slices, plan, example, training, mark) for mark in (torch.inf, -torch.inf))
+    return next((other for other in others if other.reason is None), first)
 
 
 def _compared(network: nn.Module, slices: Slices, plan: Plan, example: Example, training: bool, mark: float) -> Outcome:
@@ -188,7 +189,7 @@ def _compared(network: nn.Module, slices: Slices, plan: Plan, example: Example, 
 
 
 def _run(network: nn.Module, example: Example, mode: _Reference | _Replay) -> dict[str, Tensor]:
-    torch.manual_seed(0)
+    reseed()
     with mode.modules.watched(), noting_channels(network), mode:
         return dict(outputs_of(run(network, example)))
 

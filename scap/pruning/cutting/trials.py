@@ -35,6 +35,16 @@ class Surgery:
         return self.graph.trains_more or self.own.trains_otherwise
 
     @cached_property
+    def own_values(self) -> tuple[nn.Module, Example] | None:
+        """The network with its own values, as precise as the rehearsal, and an image of its own; None where one is not finite.
+
+        Random values may switch off what its own do not, and take another way of two that look alike.
+        """
+        network, example = self.own.as_precise_as(self.rehearsal)
+        finite = all(tensor.isfinite().all() for tensor in network.state_dict().values() if tensor.is_floating_point())
+        return (network, example) if finite else None
+
+    @cached_property
     def reasons(self) -> dict[str, str | None]:
         """Why each layer cannot be pruned, or None: by the graph, then by a trial of all that remain."""
         found = {layer: self.graph.obstacle(layer) for layer in self.graph.layers}
@@ -119,6 +129,10 @@ class Surgery:
             return Outcome()
         plan = self.whole(plan)
         outcome = law_8(self.rehearsal.network, slices, plan, self.rehearsal.example)
+        if outcome.reason is None and self.own_values is not None:
+            own = law_8(*self.own_values[:1], slices, plan, *self.own_values[1:])
+            own.difference = max(outcome.difference, own.difference)
+            outcome = own
         if outcome.reason is None and self.trains_more:
             trained = law_8(self.rehearsal.network, slices, plan, self.rehearsal.example, training=True)
             trained.difference = max(outcome.difference, trained.difference)

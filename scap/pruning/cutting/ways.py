@@ -3,7 +3,6 @@
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -11,7 +10,7 @@ from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
 from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules, Way
-from scap.pruning.copies import Rehearsal, copied, first_line
+from scap.pruning.copies import Rehearsal, copied, first_line, reseed
 from scap.pruning.cutting.check import in_training, without_chance
 
 
@@ -46,7 +45,7 @@ class OwnWay:
             )
 
     def _note(self, example: Example) -> Way:
-        torch.manual_seed(0)
+        reseed()
         way = Way(Modules(self.network))
         with _Noting(way, self.original):
             run(self.network, example)
@@ -62,13 +61,19 @@ class OwnWay:
         """ScapError where this way has what the rehearsed one has not: no cut of that could be tried."""
         other = self.way.layers_beside(rehearsed)
         if not other and self.way.operations_beside(rehearsed):  # in other precision, for another number of images?
-            alike = OwnWay(copied(self.network).to(rehearsal.dtype), _first(self.example, len(first_tensor(rehearsal.example))))
+            alike = OwnWay(*self.as_precise_as(rehearsal))
             other = alike.way.operations_beside(rehearsed)
         if other:
             raise ScapError(
                 f"the network chooses by values what it runs: with its own weights and this example it uses {other[0]!r}, with "
                 "random ones it does not, so that no cut of it can be tried. Put what is used in the place of the choice"
             )
+
+    def as_precise_as(self, rehearsal: Rehearsal) -> tuple[nn.Module, Example]:
+        """A copy of the network, and as many images of its own, both in the precision of the rehearsal."""
+        network = copied(self.network).to(rehearsal.dtype)
+        example = _first(self.example, len(first_tensor(rehearsal.example)))
+        return network, fitted(example, *device_and_precision(network))
 
     @cached_property
     def trains_otherwise(self) -> bool:
