@@ -5,7 +5,7 @@ multiplies matrices counts: convolutions, linear layers, attention, other matrix
 activations and pooling do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -44,7 +44,7 @@ def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
     """
     check_network(network)
     params = sum(parameter.numel() for parameter in network.parameters())
-    return {"macs": _macs(network, example)[0]["Global"], "params": params}
+    return {"macs": _macs(network, example), "params": params}
 
 
 def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
@@ -70,9 +70,36 @@ def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
         {'0': 7776, '2': 4608}
     """
     check_network(network)
-    layers = [name for name, module in network.named_modules() if isinstance(module, _ConvNd | nn.Linear)]
-    counted, root = _macs(network, example)
-    return {name: counted.get(f"{root}.{name}" if name else root, 0) for name in layers}
+    network = evaluating(copied(network))
+    counter = FlopCounterMode(display=False)
+    with _by_layer(network, counter) as flops:
+        images = _run_seen(network, example, counter)
+    return {name: each // 2 // images for name, each in flops.items()}
+
+
+@contextmanager
+def _by_layer(network: nn.Module, counter: FlopCounterMode) -> Iterator[dict[str, int]]:
+    """Fill in what is counted while each layer runs, whoever calls it: the counter files a shared one under one parent."""
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, _ConvNd | nn.Linear)}
+    flops = dict.fromkeys(layers, 0)
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            flops[name] -= counter.get_total_flops()
+
+        return hook
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            flops[name] += counter.get_total_flops()
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, layer in layers.items():
+            stack.callback(layer.register_forward_pre_hook(enter(name)).remove)
+            stack.callback(layer.register_forward_hook(leave(name), always_call=True).remove)
+        yield flops
 
 
 def weight_macs(network: nn.Module, example: Example) -> dict[str, int]:
@@ -98,13 +125,12 @@ class _ByWeight(TorchDispatchMode):
         return out
 
 
-def _macs(network: nn.Module, example: Example) -> tuple[dict[str, int], str]:
-    """MACs for one image by module (the network's class name, then the path), and of all as "Global"; the class name."""
+def _macs(network: nn.Module, example: Example) -> int:
+    """MACs for one image."""
     network = evaluating(copied(network))
     counter = FlopCounterMode(display=False)
     images = _run_seen(network, example, counter)
-    counts = {name: sum(flops.values()) // 2 // images for name, flops in counter.get_flop_counts().items()}
-    return {"Global": 0} | counts, type(network).__name__
+    return counter.get_total_flops() // 2 // images
 
 
 def _run_seen(network: nn.Module, example: Example, counter: Any) -> int:

@@ -67,6 +67,45 @@ def test_counts_are_of_one_image_and_of_every_use():
     assert layer_macs(network, torch.zeros(5, 3, 8, 8)) == {"0": 2 * 8 * 8 * 27 * 3}
 
 
+class Block(nn.Module):
+    """A layer that may be another block's, too, and one of its own."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.shared, self.own = layer, nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.own(self.shared(images))
+
+
+class Deeper(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"block": Block(layer)})
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner["block"](images)
+
+
+SHARED = {
+    "two parents": (2, lambda layer: nn.Sequential(Block(layer), Block(layer))),
+    "one of them twice": (3, lambda layer: nn.Sequential(Block(layer), layer, Block(layer))),
+    "one level deeper": (2, lambda layer: nn.Sequential(Block(layer), Deeper(layer))),
+    "a whole block": (2, lambda layer: nn.Sequential(block := Block(layer), nn.Sequential(block))),
+    "the root and a part": (2, lambda layer: nn.Sequential(layer, nn.Sequential(layer))),
+}
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 3, 3, padding=1), nn.Linear(8, 8)])
+@pytest.mark.parametrize(("uses", "built"), SHARED.values(), ids=SHARED)
+def test_a_layer_of_several_parents_counts_every_use(uses, built, layer):
+    network, example = built(layer), torch.zeros(2, 3, 8, 8)
+    macs = layer_macs(network, example)
+    shared = next(name for name, module in network.named_modules() if module is layer)
+    assert macs[shared] == uses * layer_macs(layer, example)[""] > 0
+    assert sum(macs.values()) == count_operations(network, example)["macs"]
+
+
 def test_counting_leaves_the_network_as_it_was():
     network = build_network("vgg16", width=0.125).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
