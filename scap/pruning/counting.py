@@ -1,12 +1,14 @@
 """Multiply-accumulate operations and parameters of a network, by torch.utils.flop_counter.
 
 Convention: 1 MAC = 1 FLOP, as in tables of the pruning literature; torch counts 2 FLOPs for a MAC. Everything that
-multiplies matrices counts: convolutions, linear layers, attention, other matrix products. Biases, batch norm,
-activations and pooling do not.
+multiplies matrices or vectors counts: convolutions, linear and bilinear layers, attention, other products of this kind.
+Biases, batch norm, activations, pooling, distances and products element by element do not, nor do the kernels of other
+packages.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -21,6 +23,12 @@ from scap.models.inputs import Example, described, device_and_precision, first_t
 from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules
 from scap.pruning.copies import check_network, copied, first_line, undisturbed
+
+# Products that torch's counter leaves out, and which argument is their first factor; the second one follows it.
+PRODUCTS = {
+    **{"mv": 0, "dot": 0, "vdot": 0, "addmv": 1, "addbmm": 1, "addmm_": 1, "addmv_": 1, "addbmm_": 1, "baddbmm_": 1},
+    **{"_addmm_activation": 1, "_sparse_addmm": 1, "_int_mm": 0, "_grouped_mm": 0},
+}
 
 
 def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
@@ -71,7 +79,7 @@ def layer_macs(network: nn.Module, example: Example) -> dict[str, int]:
     """
     check_network(network)
     network = evaluating(copied(network))
-    counter = FlopCounterMode(display=False)
+    counter = _counter()
     with _by_layer(network, counter) as flops:
         images = _run_seen(network, example, counter)
     return {name: each // 2 // images for name, each in flops.items()}
@@ -125,10 +133,44 @@ class _ByWeight(TorchDispatchMode):
         return out
 
 
+def _counter() -> FlopCounterMode:
+    """torch's counter, with the operations that it leaves out."""
+    others = {"addr": _outer, "addr_": _outer, "_trilinear": _bilinear, "conv_tbc": _convolution}
+    formulas = {name: _product(first) for name, first in PRODUCTS.items()} | others
+    # Another version of torch may lack those that begin with "_".
+    known = {getattr(torch.ops.aten, name, None): formula for name, formula in formulas.items()}
+    return FlopCounterMode(display=False, custom_mapping=known)
+
+
+def _product(first: int) -> Callable[..., int]:
+    """FLOPs of products of matrices and vectors: each value on the left meets each column on the right."""
+
+    def flops(*shapes: Any, **more: Any) -> int:
+        left, right = shapes[first : first + 2]
+        return 2 * prod(left) * (right[-1] if len(right) > 1 else 1)
+
+    return flops
+
+
+def _outer(added: Any, left: Any, right: Any, **more: Any) -> int:
+    return 2 * prod(left) * prod(right)
+
+
+def _bilinear(left: Any, weight: Any, *rest: Any, **more: Any) -> int:
+    """FLOPs of (N, I) times the weight (O, I, J), and of what comes out of it (N, O, J) times (N, J)."""
+    outputs, _, others = weight
+    return 2 * left[0] * (prod(weight) + outputs * others)
+
+
+def _convolution(images: Any, weight: Any, *rest: Any, out_shape: Any, **more: Any) -> int:
+    """FLOPs of conv_tbc: the weight is (kernel, inputs, outputs)."""
+    return 2 * prod(out_shape) * prod(weight[:2])
+
+
 def _macs(network: nn.Module, example: Example) -> int:
     """MACs for one image."""
     network = evaluating(copied(network))
-    counter = FlopCounterMode(display=False)
+    counter = _counter()
     images = _run_seen(network, example, counter)
     return counter.get_total_flops() // 2 // images
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from scap.models.build import build_network
@@ -134,6 +135,53 @@ class Attending(nn.Module):
 def test_attention_counts_with_its_products_of_activations():
     counts = count_operations(Attending().eval(), torch.zeros(2, 8, 4, 4))
     assert counts["macs"] == 4 * 16 * 8 * 8 + 2 * 16 * 16 * 8
+
+
+class Calling(nn.Module):
+    """A function of the first image (4, 5), and of parameters of these shapes."""
+
+    def __init__(self, function, *shapes):
+        super().__init__()
+        self.function, self.own = function, nn.ParameterList(torch.ones(shape) for shape in shapes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.function(images[0], *self.own)
+
+
+PRODUCTS = {  # MACs, what is called on an image (4, 5), the other factors
+    "matrix times vector": (20, torch.mv, (5,)),
+    "batch times vector": (20, lambda x, v: x.view(2, 2, 5) @ v, (5,)),
+    "addmv": (20, lambda x, v: torch.addmv(torch.ones(4), x, v), (5,)),
+    "addmv in place": (20, lambda x, v: torch.ones(4).addmv_(x, v), (5,)),
+    "mv into a tensor": (20, lambda x, v: torch.mv(x, v, out=torch.empty(4)), (5,)),
+    "dot": (5, lambda x, v: torch.dot(x[0], v), (5,)),
+    "vdot": (5, lambda x, v: torch.vdot(x[0], v), (5,)),
+    "inner": (5, lambda x, v: torch.inner(x[0], v), (5,)),
+    "tensordot of all": (20, lambda x, m: torch.tensordot(x, m, 2), (4, 5)),
+    "addmm in place": (60, lambda x, m: torch.ones(4, 3).addmm_(x, m), (5, 3)),
+    "baddbmm": (120, lambda x, m: torch.baddbmm(torch.ones(2, 4, 3), x.expand(2, 4, 5), m), (2, 5, 3)),
+    "baddbmm in place": (120, lambda x, m: torch.ones(2, 4, 3).baddbmm_(x.expand(2, 4, 5), m), (2, 5, 3)),
+    "addbmm": (120, lambda x, m: torch.addbmm(torch.ones(4, 3), x.expand(2, 4, 5), m), (2, 5, 3)),
+    "addbmm in place": (120, lambda x, m: torch.ones(4, 3).addbmm_(x.expand(2, 4, 5), m), (2, 5, 3)),
+    "addr": (15, lambda x, v: torch.addr(torch.ones(5, 3), x[0], v), (3,)),
+    "addr in place": (15, lambda x, v: torch.ones(5, 3).addr_(x[0], v), (3,)),
+    "sparse": (60, lambda x, m: torch.sparse.mm(x.to_sparse(), m), (5, 3)),
+    "bilinear": (4 * 3 * 5 * 6 + 4 * 3 * 6, lambda x, w: functional.bilinear(x, torch.ones(4, 6), w), (3, 5, 6)),
+    "einsum of three": (
+        4 * 3 * 5 * 6 + 4 * 3 * 6,
+        lambda x, w: torch.einsum("ni,oij,nj->no", x, w, torch.ones(4, 6)),
+        (3, 5, 6),
+    ),
+    "einsum with a vector": (20, lambda x, v: torch.einsum("ni,i->n", x, v), (5,)),
+    "multi_dot": (50, lambda x, m, v: torch.linalg.multi_dot([x, m, v]), (5, 6), (6,)),
+    "time first": (2 * 3 * 5 * 7, lambda x, w: torch.conv_tbc(x[:, None], w, torch.ones(7)), (3, 5, 7)),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS.values(), ids=PRODUCTS)
+def test_every_product_counts(case):
+    macs, function, *shapes = case
+    assert count_operations(Calling(function, *shapes), torch.ones(1, 4, 5))["macs"] == macs
 
 
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
