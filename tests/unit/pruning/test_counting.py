@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from scap.errors import ScapError
 from scap.models.build import build_network
-from scap.pruning.counting import count_operations, layer_macs
+from scap.pruning.counting import count_operations, layer_macs, weight_macs
 from scap.pruning.surgery import cut_network
 
 BLOCKS = (((64, 64), 32), ((128, 128), 16), ((256,) * 3, 8), ((512,) * 3, 4), ((512,) * 3, 2))
@@ -105,6 +106,91 @@ def test_a_layer_of_several_parents_counts_every_use(uses, built, layer):
     shared = next(name for name, module in network.named_modules() if module is layer)
     assert macs[shared] == uses * layer_macs(layer, example)[""] > 0
     assert sum(macs.values()) == count_operations(network, example)["macs"]
+
+
+class Given(nn.Module):
+    """Two convolutions of 1536 and 2048 MACs on what a function makes of the arguments, and parameters for it."""
+
+    def __init__(self, function, **shapes):
+        super().__init__()
+        self.first, self.second, self.function = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), function
+        for name, shape in shapes.items():
+            setattr(self, name, nn.Parameter(torch.ones(shape)))
+
+    def body(self, images):
+        return self.second(self.first(images).relu())
+
+    def forward(self, *args, **kwargs):
+        return self.function(self, *args, **kwargs)
+
+
+def resized(network, images):
+    """As a detector reads images of several sizes."""
+    sized = [functional.interpolate((image - network.mean)[None], (8, 8)) for image in images]
+    return network.body(torch.cat(sized))
+
+
+IMAGES, SIZE = torch.zeros(2, 3, 8, 8), torch.tensor([8, 8])
+PLAIN = Given(lambda n, x: n.body(x))
+NORMALISED = Given(lambda n, x: n.body(x - n.mean), mean=(3, 1, 1))
+DETECTOR = Given(resized, mean=(3, 1, 1))
+SIZED = Given(lambda n, size, x: n.body(functional.interpolate(x, tuple(map(int, size.tolist())))))
+ARGUMENTS = {
+    "an image alone": (PLAIN, IMAGES[0]),
+    "an image alone, normalised": (NORMALISED, IMAGES[0]),
+    "an image alone, to which the network adds N": (Given(lambda n, x: n.body(x[None])), IMAGES[0]),
+    "an image alone or a batch": (Given(lambda n, x: n.body(x if x.ndim == 4 else x[None])), IMAGES[0]),
+    "a list of images": (DETECTOR, [torch.zeros(3, 9, 7), torch.zeros(3, 6, 9)]),
+    "a list of one image": (DETECTOR, [torch.zeros(3, 9, 7)]),
+    "a list among arguments": (DETECTOR, {"images": [torch.zeros(3, 9, 7), torch.zeros(3, 6, 9)]}),
+    "a size before an image": (SIZED, (SIZE, IMAGES[:1])),
+    "a size before as many images": (SIZED, (SIZE, IMAGES)),
+    "a size before an image alone": (Given(lambda n, size, x: n.body(x * size[0])), (SIZE, IMAGES[0])),
+    "a size of floats": (SIZED, {"size": SIZE.float(), "x": IMAGES[:1]}),
+    "a mask of all images": (Given(lambda n, mask, x: n.body(x * mask)), (torch.ones(8, 8), IMAGES)),
+    "a mask of each image": (Given(lambda n, mask, x: n.body(x * mask)), (torch.ones(2, 1, 8, 8), IMAGES)),
+    "a number without dimensions": (Given(lambda n, factor, x: n.body(x * factor)), (torch.tensor(2.0), IMAGES)),
+    "clips of two images": (Given(lambda n, x: n.body(x).view(-1, 2, 4, 8, 8).mean(1)), torch.zeros(4, 3, 8, 8)),
+    "two images and no other number": (Given(lambda n, x: n.body(x.view(2, 3, 8, 8))), IMAGES),
+}
+
+
+@pytest.mark.parametrize(("network", "example"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_counts_are_of_one_image_whichever_arguments_hold_them(network, example):
+    assert count_operations(network, example)["macs"] == 1536 + 2048
+    assert layer_macs(network, example) == {"first": 1536, "second": 2048}
+    assert weight_macs(network, example) == {"first.weight": 1536, "second.weight": 2048}
+
+
+@pytest.mark.parametrize("example", [torch.zeros(192), torch.zeros(3, 8, 8)])
+def test_an_image_alone_counts_as_one_without_convolutions(example):
+    assert count_operations(nn.Sequential(nn.Flatten(0), nn.Linear(192, 4)), example)["macs"] == 192 * 4
+
+
+ONCE = {  # MACs beside those of the convolutions, and what is done once for all images
+    "a generated weight": (
+        2048 + 32 * 16,
+        Given(lambda n, x: functional.conv2d(n.body(x), (n.left @ n.right).view(8, 4, 1, 1)), left=(32, 16), right=(16, 1)),
+    ),
+    "products of parameters": (4 * 7 * 5, Given(lambda n, x: n.body(x) + (n.left @ n.right).sum(), left=(4, 7), right=(7, 5))),
+    "a head on the mean of all": (12, Given(lambda n, x: n.body(x).mean((0, 2, 3)) @ n.right, right=(4, 3))),
+    "each image with each other": (4, Given(lambda n, x: n.body(x).mean((2, 3)) @ n.body(x).mean((2, 3)).T)),
+}
+
+
+@pytest.mark.parametrize("images", [1, 2, 6])
+@pytest.mark.parametrize(("macs", "network"), ONCE.values(), ids=ONCE)
+def test_the_number_of_images_does_not_change_the_counts(macs, network, images):
+    example = torch.zeros(images, 3, 8, 8)
+    layers = layer_macs(network, example)
+    assert count_operations(network, example)["macs"] == sum(layers.values()) + macs
+    assert layers == layer_macs(network, example[:1])
+
+
+def test_an_example_of_which_the_first_image_alone_runs_is_refused():
+    network = Given(lambda n, x, y: n.body(x) + y)
+    with pytest.raises(ScapError, match=r"does not run on an example of shapes \(2, 3, 8, 8\), \(3, 4, 8, 8\)"):
+        count_operations(network, (IMAGES, torch.zeros(3, 4, 8, 8)))
 
 
 def test_counting_leaves_the_network_as_it_was():
