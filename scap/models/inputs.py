@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from scap.checks import check_dense
 from scap.errors import ScapError
@@ -111,10 +112,16 @@ def first_tensor(example: Example) -> Tensor:
 
 
 def device_and_precision(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Those of the first floating-point parameter or buffer; CPU and torch's default where there is none."""
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
+    """Those of the first convolution or linear layer, which reads the images.
+
+    Other parameters, such as a temperature of the whole network, may have another precision: they tell it only where there are
+    no such layers, and buffers only where there are no parameters. CPU and torch's default without any.
+    """
+    layers = (module for module in network.modules() if isinstance(module, _ConvNd | nn.Linear))
+    for part in (*layers, network):
+        for tensor in (*part.parameters(), *part.buffers()):
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.get_default_dtype()
 
 
