@@ -51,11 +51,10 @@ def check_network(network: nn.Module) -> None:
 @contextmanager
 def undisturbed(network: nn.Module) -> Iterator[None]:
     """No gradients, inference mode, autocast, TF32 nor attention's fused path; the random streams are put back afterwards."""
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     kinds = {"cpu", *(tensor.device.type for tensor in network.parameters())} - {"meta"}
     fused = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(cuda))
+        stack.enter_context(same_randomness())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for kind in kinds:
@@ -64,6 +63,13 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
         torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """The random streams are put back afterwards."""
+    with torch.random.fork_rng(list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []):
         yield
 
 
