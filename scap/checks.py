@@ -1,6 +1,7 @@
 """Checks of what users pass to the library: one ScapError line instead of an error deep inside. Imports no torch."""
 
 import math
+import os
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,21 @@ def check_number(value: Any, name: str, low: float = -math.inf, high: float = ma
     if not low <= value <= high or value in (math.inf, -math.inf):
         lies = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be {low:g} or more" if low > -math.inf else "be finite"
         raise ScapError(f"{name} is {value}; it must {lies}")
+
+
+def check_path(path: Any, name: str = "path") -> None:
+    """ScapError where `path` cannot be that of a file."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ScapError(f"{name} is {path!r:.60} ({type(path).__name__}); give the path of a file as text, or a pathlib.Path")
+    text = os.fspath(path)
+    if os.path.basename(os.path.normpath(text)) in ("", ".", ".."):
+        raise ScapError(f"{name} is {text!r}, which names no file; give the path of one")
+    try:
+        valid = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        raise ScapError(f"{name} is {text!r:.60}: it holds a character that no file's name may hold; give another name")
 
 
 def checked_names(values: Any, name: str) -> list[str]:

@@ -9,6 +9,9 @@ class Clock:
 
     now = 0.0
 
+    def __deepcopy__(self, memo) -> "Clock":
+        return self  # copies of a network, which are what is measured, let the same time pass
+
     def perf_counter(self) -> float:
         return self.now
 

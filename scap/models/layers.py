@@ -28,6 +28,14 @@ def weighted_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     return {name: layer for name, layer in layers.items() if holds_weight(layer)}
 
 
+def width(layer: nn.Conv2d | nn.Linear) -> int:
+    """Output channels of a layer, where its weight is computed or has another name, too."""
+    weight = layer._parameters.get("weight")
+    if weight is not None:
+        return len(weight)
+    return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+
+
 def not_a_layer(network: nn.Module, layer: str, coupled: bool = False) -> str:
     """Why `layer` cannot be named by a plan for `network`, and which can, for messages."""
     module = dict(network.named_modules()).get(layer)
@@ -84,6 +92,11 @@ def noting_channels(network: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def tensors_by_name(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, tied ones at all their names."""
+    return dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers(remove_duplicate=False))
 
 
 def replace_tensors(network: nn.Module, tensors: dict[int, Tensor]) -> None:

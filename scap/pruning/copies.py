@@ -57,11 +57,10 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
 
     Nor inference mode or autocast where the network's own forward switches them on.
     """
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     kinds = {"cpu", *(tensor.device.type for tensor in network.parameters())} - {"meta"}
     fused = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(cuda))
+        stack.enter_context(same_randomness())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for kind in kinds:
@@ -70,8 +69,6 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
         stack.enter_context(_all_digits())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
-        stack.callback(random.setstate, random.getstate())
-        stack.callback(np.random.set_state, np.random.get_state())
         reseed()
         yield
 
@@ -118,6 +115,18 @@ def patched(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+@contextmanager
+def same_randomness() -> Iterator[None]:
+    """The random streams of PyTorch, Python and NumPy are put back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from scap.checks import check_path
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, mapped, run, tensors_of
 from scap.models.modes import evaluating
@@ -50,6 +51,7 @@ def export_onnx(network: nn.Module, path: str | Path, example: Example, *, any_b
     """
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise ScapError(f"export_onnx: {', '.join(missing)} not installed; run: pip install '.[onnx]'")
+    check_path(path)
     check_network(network)
     first_tensor(example)
     with undisturbed(network):

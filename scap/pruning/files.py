@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from scap.checks import check_path
 from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
-from scap.models.layers import weighted_layers
+from scap.models.layers import weighted_layers, width
 from scap.models.modes import evaluating
 from scap.models.names import own_function
-from scap.pruning.copies import check_network, copied, first_line
-from scap.pruning.history import applied, last_applied, note
+from scap.pruning.copies import check_network, copied, first_line, same_randomness, undisturbed
+from scap.pruning.history import applied, last_applied, note, whole_shapes
 from scap.pruning.plans import Plan, channel_indices, mapped_plan
 from scap.pruning.state import NOTES, State, fill, fit_shapes, is_complete, state_of
 from scap.reading import open_tensors
@@ -51,25 +52,27 @@ def save_network(
             needs a `build` for.
         arguments: The arguments of build_network.
         plan: The plan that it was pruned by; by default what the surgery noted on it (of a network that was pruned twice
-            the two in one).
+            the two in one, without layers that were replaced by others of another width since).
         example_shape: (N, channels, H, W) of an input.
         extra: A dict of anything that JSON can hold.
 
     Raises:
         ScapError: For a network that is wrapped, compiled or without values, where the plan is not the network's, for
-            arguments of other types or that JSON cannot hold, and where the file cannot be written.
+            arguments of other types or that JSON cannot hold, for what is no path, and where the file cannot be written.
 
     Example:
         >>> import scap, torch
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
         >>> scap.save_network("network.safetensors", network, example_shape=(1, 3, 8, 8))
     """
+    check_path(path)
     check_network(network)
     plan = _own_plan(network, plan)
     sizes = None if example_shape is None else _sizes(example_shape)
     state = state_of(network).halved()
     values = (architecture, {} if arguments is None else arguments, plan, sizes, {} if extra is None else extra)
-    fields = dict(zip(FIELDS, values, strict=True)) | state.notes
+    whole = whole_shapes(network)
+    fields = dict(zip(FIELDS, values, strict=True)) | state.notes | ({} if whole is None else {"whole": whole})
     _check_types(fields)
     try:
         metadata = json.dumps(fields)
@@ -104,7 +107,7 @@ def _own_plan(network: nn.Module, plan: Plan | None) -> Plan | None:
 def _check_widths(network: nn.Module, plan: Plan) -> None:
     layers = weighted_layers(network)
     for layer, kept in plan.items():
-        channels = len(layers[layer].weight) if layer in layers else 0
+        channels = width(layers[layer]) if layer in layers else 0
         if channels != len(kept):
             raise ScapError(
                 f"plan: layer {layer!r} keeps {len(kept)} channels, but the network's has {channels}; "
@@ -124,7 +127,7 @@ def load_network(
     Args:
         path: The file.
         build: A function that makes the unpruned network, where the file names no architecture.
-        example: An input on which a pruned network is run once; zeros of the saved shape by default.
+        example: An input on which a copy of a pruned network is run once; zeros of the saved shape by default.
         run_code: Whether a Python file that is named as the architecture (FILE.py:FUNCTION) may be run. Say so of files
             that you trust.
 
@@ -132,8 +135,9 @@ def load_network(
         The network.
 
     Raises:
-        ScapError: For a missing or damaged file, and where network and weights do not fit. Nothing much larger than the
-            file is allocated before that is known.
+        ScapError: For a missing or damaged file, and where network and weights do not fit: `build` makes tensors of other
+            shapes than the network had, unpruned, that was saved, or one tensor for two of different values. Nothing much
+            larger than the file is allocated before that is known.
 
     Example:
         >>> import scap, torch
@@ -147,7 +151,7 @@ def load_network(
     plan = metadata["plan"] or {}
     network = _made(path, metadata, state, build, run_code)
     if plan:
-        note(network, None, plan)
+        note(network, None, plan, whole=metadata.get("whole"))
         _try(path, network, metadata["example_shape"], example, named=build is None)
     return evaluating(network)
 
@@ -165,8 +169,8 @@ def _made(
 ) -> nn.Module:
     """The network with the state's shapes and values; a named one is first made without memory, to see whether it fits."""
     plan = metadata["plan"] or {}
-    with _naming(path):
-        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced: spare the caller's stream
+    with _naming(path), torch.inference_mode(False):  # its tensors would not train
+        with same_randomness():  # the initial weights are replaced: spare the caller's stream
             if build is not None:
                 network = _built(build)
             else:
@@ -210,15 +214,17 @@ def _build_named(path: str | Path, metadata: dict[str, Any], run_code: bool) -> 
 
 
 def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example: Example | None, named: bool) -> None:
-    """Run the network once; that of a named architecture without memory, whatever size the file asks for."""
+    """Run a copy of the network once; that of a named architecture without memory, whatever size the file asks for."""
+    meta = example is None and named
     if example is None:
         if not shape or not (named or math.prod(shape[1:]) <= MOST_VALUES):
             return
-        example = torch.zeros([1, *shape[1:]], device="meta" if named else "cpu")
-        network = copy.deepcopy(network).to("meta") if named else network
+        example = torch.zeros([1, *shape[1:]], device="meta" if meta else "cpu")
+    trial = evaluating(copied(network))  # a pass may move statistics, and keep what it makes
+    trial = trial.to("meta") if meta else trial
     try:
-        with torch.inference_mode():
-            run(evaluating(network), fitted(example, *device_and_precision(network)))
+        with undisturbed(trial):
+            run(trial, fitted(example, *device_and_precision(trial)))
     except Exception as error:  # the user's forward may raise anything
         words = f"its network does not run on an example {described(example)}: {first_line(error)}"
         raise ScapError(f"{path}: {words}") from error
@@ -231,6 +237,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def _read(path: str | Path, weights: bool = True) -> tuple[dict[str, Any], State]:
+    check_path(path)
     with open_tensors(path) as file:
         if FORMAT not in file.metadata or not file.verified:
             raise DamagedFile(path, f"is no network saved by SCAP (its format is not {FORMAT!r}, or it has no checksum)")
@@ -253,10 +260,8 @@ def _check_types(fields: dict[str, Any]) -> None:
             raise ScapError(f"{field}: is a {type(fields[field]).__name__}; it must be a {kind.__name__}")
     for field, kind in NOTES.items():
         note = fields.get(field, kind())
-        values = note.values() if isinstance(note, dict) else ()
-        types = (str,) if field == "tied" else (int, type(None))
         names = isinstance(note, kind) and all(isinstance(name, str) for name in note)
-        if not names or not all(isinstance(value, types) for value in values):
+        if not names or not all(_is_noted(field, value) for value in (note.values() if isinstance(note, dict) else ())):
             raise ScapError(f"network: the {field} of its state are no {kind.__name__} of names")
     if not all(isinstance(name, str) for name in fields["arguments"]):
         raise ScapError("arguments: their names must be text")
@@ -265,6 +270,13 @@ def _check_types(fields: dict[str, Any]) -> None:
             raise ScapError(f"plan: layer {layer!r}: its channels must be whole numbers of 0 or more")
     if not all(type(size) is int and size >= 0 for size in fields["example_shape"] or []):
         raise ScapError(NO_SHAPE)
+
+
+def _is_noted(field: str, value: Any) -> bool:
+    """Whether a note on a name may have this value."""
+    if field == "whole":
+        return isinstance(value, list | tuple) and all(type(size) is int and size >= 0 for size in value)
+    return isinstance(value, str if field == "tied" else int | None)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from scap.checks import check_number
 from scap.errors import ScapError
 from scap.models.inputs import Example, call, described, device_and_precision, first_tensor, fitted, mapped
-from scap.pruning.copies import first_line
+from scap.pruning.copies import copied, first_line, same_randomness
 
 Runnable = nn.Module | Callable[..., Any]
 
@@ -54,7 +54,8 @@ def measure_latency(
     times do not.
 
     Args:
-        network: Any module, compiled or not, or a function of the example. It is not altered.
+        network: Any module, compiled or not, or a function of the example. Of a module a copy runs, made beforehand, and
+            the module is not altered; a function is called as it is.
         example: An input: a tensor (N, channels, H, W), or a tuple or dict of all arguments. N images are one call.
         other: What to compare with, such as the network before pruning.
         threads: Of torch on the CPU while it is measured; as they are by default.
@@ -66,7 +67,7 @@ def measure_latency(
         its median `other`, and `ratio` and `ratio_spread` of paired calls. A ratio below 1: `network` is faster.
 
     Raises:
-        ScapError: Where a network does not run on the example, and for numbers that are none.
+        ScapError: Where a network does not run on the example or cannot be copied, and for numbers that are none.
 
     Example:
         >>> import scap, torch
@@ -75,16 +76,14 @@ def measure_latency(
         >>> measured.ratio < 1
         True
     """
-    for name, value, low in (("threads", threads, 1), ("warmup", warmup, 0), ("repeats", repeats, 1)):
-        if value is not None:
-            check_number(value, name, low, whole=True)
-    runnables = [network] if other is None else [network, other]
+    for name, value, low in (("warmup", warmup, 0), ("repeats", repeats, 1)):
+        check_number(value, name, low, whole=True)
+    if threads is not None:
+        check_number(threads, "threads", 1, whole=True)
     images = len(first_tensor(example)) if first_tensor(example).ndim else 1
+    runnables = [_own("network", network)] + ([] if other is None else [_own("other", other)])
     device = _device(runnables, example)
-    with ExitStack() as stack:
-        for each in runnables:
-            stack.enter_context(_evaluating(each))
-        stack.enter_context(_quiet(threads))
+    with _quiet(threads):
         used = torch.get_num_threads()
         calls = [_call(each, example, device) for each in runnables]
         times = [[call() for call in calls] for _ in range(warmup + repeats)][warmup:]
@@ -105,6 +104,23 @@ def spread(values: Any) -> float:
         return 0.0
     first, _, third = statistics.quantiles(values, n=4)
     return third - first
+
+
+def _own(name: str, runnable: Runnable) -> Runnable:
+    """A module's copy in evaluation mode, as fast as the module; a function as it is."""
+    if not isinstance(runnable, nn.Module):
+        return runnable
+    remedy = f"or pass a function that calls it, as lambda images: {name}(images), to measure it as it is"
+    if any(getattr(module, "_compiled_call_impl", None) for module in runnable.modules()):  # which a copy would not be
+        raise ScapError(f"{name}: it is compiled in place, by its method compile; pass torch.compile({name}), {remedy}")
+    try:
+        own = copied(runnable)
+    except ScapError as error:
+        raise ScapError(f"{name}: {str(error).removeprefix('network: ')}; {remedy}") from error
+    for module in own.modules():
+        if getattr(module, "training", False):  # frozen TorchScript has no mode
+            module.training = False  # not by eval(), which modules of torch.export do not have
+    return own
 
 
 def _device(runnables: list[Runnable], example: Example) -> torch.device:
@@ -141,26 +157,16 @@ def _wait(device: torch.device) -> None:
 
 
 @contextmanager
-def _evaluating(runnable: Runnable) -> Iterator[None]:
-    """In evaluation mode, each module put back afterwards."""
-    training = [module for module in runnable.modules() if module.training] if isinstance(runnable, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
 def _quiet(threads: int | None) -> Iterator[None]:
-    """Without gradients and garbage collection, with so many threads."""
+    """Without gradients and garbage collection, with so many threads; the random streams are put back.
+
+    Not in inference mode: a tensor that a function keeps of it could not be trained with.
+    """
     before, collects = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(threads or before)
     gc.disable()
     try:
-        with torch.inference_mode():
+        with same_randomness(), torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         torch.set_num_threads(before)

@@ -122,6 +122,13 @@ def test_a_place_that_cannot_be_written_is_named(network, files, tmp_path, monke
         scap.export_onnx(network, tmp_path / "file" / "network.onnx", EXAMPLE)
 
 
+@pytest.mark.parametrize("path", [None, 3, "", "a\0b"])
+def test_what_is_no_path_is_named_before_anything_is_exported(path, network, monkeypatch):
+    monkeypatch.setattr(export, "_exported", lambda *_: pytest.fail("it was exported"))
+    with pytest.raises(ScapError, match=r"^path is "):
+        scap.export_onnx(network, path, EXAMPLE)
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_with_the_extra_that_has_it(network, tmp_path, monkeypatch, package):
     found = importlib.util.find_spec

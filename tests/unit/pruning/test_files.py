@@ -10,6 +10,7 @@ from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.pruning.compensation import prune_and_compensate
 from scap.pruning.files import load_network, load_unpruned, read_metadata, save_network
+from scap.pruning.history import NOTE, WHOLE
 from scap.pruning.surgery import cut_network
 
 
@@ -263,3 +264,305 @@ def test_sizes_may_come_as_any_whole_numbers(shape, tmp_path):
 def test_a_plan_may_be_any_mapping(kind, tmp_path):
     save_network(tmp_path / "network", Joined(), plan=kind({"left": [0, 1, 2, 3]}))
     assert read_metadata(tmp_path / "network")["plan"] == {"left": [0, 1, 2, 3]}
+
+
+PLACES = {
+    "nothing": (None, r"path is None \(NoneType\); give the path of a file"),
+    "a number": (3, r"path is 3 \(int\); give the path"),
+    "bytes": (b"file", r"path is b'file' \(bytes\); give the path"),
+    "no name": ("", "path is '', which names no file"),
+    "this folder": (".", r"path is '\.', which names no file"),
+    "NUL": ("a\0b", r"path is 'a\\x00b': it holds a character that no file's name may hold"),
+    "half a character": ("\ud800", r"path is '\\ud800': it holds a character"),
+}
+CALLS = {
+    "save": lambda path: save_network(path, Joined()),
+    "load": lambda path: load_network(path, build=Joined),
+    "load_unpruned": lambda path: load_unpruned(path, build=Joined),
+    "read": read_metadata,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", PLACES)
+def test_what_is_no_path_is_named(kind, call):
+    path, message = PLACES[kind]
+    with pytest.raises(ScapError, match=f"^{message}") as raised:
+        CALLS[call](path)
+    assert "\n" not in str(raised.value)
+
+
+class Moves(nn.Module):
+    """Statistics that follow in evaluation, too, a tensor made at the first pass, and noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.scale, self.grid = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Parameter(torch.ones(1)), None
+        self.register_buffer("mean", torch.ones(()))
+
+    def forward(self, images):
+        self.mean.mul_(0.9).add_(0.1 * images.mean())
+        if self.grid is None:
+            self.grid = torch.linspace(0, 1, images.shape[-1])
+        return self.b(self.a(images).relu() + self.scale * self.grid + torch.rand(())) * self.mean
+
+
+@pytest.mark.parametrize("world", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("example", [None, torch.randn(2, 3, 8, 8)])
+def test_the_trial_of_a_loaded_network_leaves_no_trace(world, example, tmp_path):
+    images = torch.randn(2, 3, 8, 8)
+    pruned = cut_network(Moves(), {"a": [0, 1]}, images)
+    save_network(tmp_path / "n", pruned, example_shape=images.shape)
+    before = torch.get_rng_state()
+    with world():
+        loaded = load_network(tmp_path / "n", build=Moves, example=example)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (loaded.mean.item(), loaded.grid) == (1, None)
+    assert not any(value.is_inference() for value in (*loaded.parameters(), *loaded.buffers()))
+    loaded.train()(images).sum().backward()
+
+
+def chain(kernel=3, hidden=6, grid=8):
+    """Two convolutions and a linear layer, and an embedding of places."""
+    network = nn.Sequential(nn.Conv2d(3, 8, kernel, padding=kernel // 2), nn.ReLU(), Placed(8, grid))
+    network.extend([nn.Conv2d(8, hidden, 1), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * hidden, 5)])
+    return network
+
+
+class Placed(nn.Module):
+    def __init__(self, channels, size):
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(1, 1, size, size))
+        self.rows = nn.Parameter(torch.randn(1, channels, size, 1))
+
+    def forward(self, hidden):
+        return hidden + self.places + self.rows
+
+
+OTHERS = {
+    "a larger kernel": ({"kernel": 5}, r"0\.weight is \(2, 3, 3, 3\) there, .*but \(8, 3, 5, 5\) here"),
+    "a smaller kernel": ({"kernel": 1}, r"0\.weight is \(2, 3, 3, 3\) there, .*but \(8, 3, 1, 1\) here"),
+    "more channels": ({"hidden": 12}, "'3' has 6 output channels there, 12 of 12 by its plan"),
+    "a larger grid": ({"grid": 16}, r"2\.places is \(1, 1, 8, 8\) there, .*but \(1, 1, 16, 16\) here"),
+}
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_architecture_is_refused(kind, noted, tmp_path):
+    """Where the file is an older one, without the shapes before the cut (`noted`), kernels and channels still tell."""
+    images, (arguments, message) = torch.randn(2, 3, 8, 8), OTHERS[kind]
+    pruned = cut_network(chain(), {"0": [1, 4]}, images)
+    if not noted:
+        delattr(pruned, WHOLE)
+    save_network(tmp_path / "n", pruned, example_shape=images.shape)
+    assert torch.equal(load_network(tmp_path / "n", build=chain)(images), pruned(images))
+    if noted or "grid" not in arguments:
+        message = message.replace(".*", ".*before it was pruned, " if noted else "")
+        with pytest.raises(ScapError, match=f"{message}.*; give a `build` that makes the network of this file") as raised:
+            load_network(tmp_path / "n", build=lambda: chain(**arguments))
+        assert "\n" not in str(raised.value)
+
+
+def test_shapes_before_the_cut_are_known_after_two_cuts_and_a_file(tmp_path):
+    images, network = torch.randn(2, 3, 8, 8), chain()
+    sizes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    for number, plan in enumerate([{"0": [1, 4, 5]}, {"0": [0, 2], "3": [0, 5]}, {"3": [1]}]):
+        network = cut_network(network, plan, images)
+        save_network(tmp_path / f"{number}", network, example_shape=images.shape)
+        network = load_network(tmp_path / f"{number}", build=chain)
+        assert {name: whole for name, (whole, _) in getattr(network, WHOLE).items()} == sizes
+    with pytest.raises(ScapError, match=r"2\.places is \(1, 1, 8, 8\) there"):
+        load_network(tmp_path / "2", build=lambda: chain(grid=9))
+
+
+def replaced(network, layer, module):
+    network.set_submodule(layer, module)
+    return network
+
+
+def test_a_new_head_on_a_pruned_network_loads_with_a_build_that_makes_it(tmp_path):
+    images = torch.randn(2, 3, 8, 8)
+    pruned = replaced(cut_network(chain(), {"3": [0, 2]}, images), "6", nn.Linear(8, 11))
+    save_network(tmp_path / "n", pruned, example_shape=images.shape)
+    loaded = load_network(tmp_path / "n", build=lambda: replaced(chain(), "6", nn.Linear(24, 11)))
+    assert torch.equal(loaded(images), pruned(images))
+
+
+@pytest.mark.parametrize("plan", [{"0": [5, 6]}, {"3": [1]}, {"0": [1], "3": [0]}, {}])
+def test_a_note_does_not_outlive_its_layer(plan, tmp_path):
+    """Someone puts whole layers in the place of pruned ones: what is pruned then has the new layers' numbers."""
+    images, network = torch.randn(2, 3, 8, 8), chain()
+    pruned = cut_network(network, {"0": [0, 1, 2], "3": [1, 3]}, images)
+    for layer, fresh in (("0", nn.Conv2d(3, 8, 3, padding=1)), ("2", Placed(8, 8)), ("3", nn.Conv2d(8, 2, 1))):
+        replaced(pruned, layer, fresh)
+    again = cut_network(pruned, plan, images)
+    expected = {"3": [1, 3]} | {layer: kept if layer != "3" else [[1, 3][k] for k in kept] for layer, kept in plan.items()}
+    assert getattr(again, NOTE)[0] == expected
+    save_network(tmp_path / "n", again, example_shape=images.shape)
+    assert torch.equal(load_network(tmp_path / "n", build=chain)(images), again(images))
+
+
+class Shared(nn.Module):
+    """Layers, biases or buffers that may be one."""
+
+    def __init__(self, what=""):
+        super().__init__()
+        self.a, self.b, self.d, self.e = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        for each, place in ((self.b, 1), (self.d, 2)):
+            each.register_buffer("shift", torch.full((8, 1, 1), float(place)))
+        if what == "layer":
+            self.d = self.b
+        elif what:
+            setattr(self.d, what, getattr(self.b, what))
+
+    def forward(self, images):
+        hidden = self.a(images).relu()
+        return self.e((self.b(hidden) + self.b.shift).relu() + (self.d(hidden.flip(3)) + self.d.shift).relu())
+
+
+SHARED = {"weight": "weight", "bias": "bias", "shift": "shift", "layer": r"\w+"}
+
+
+@pytest.mark.parametrize("plan", [None, {"a": [0, 3]}])
+@pytest.mark.parametrize("what", SHARED)
+def test_two_tensors_of_a_file_do_not_become_one(what, plan, tmp_path):
+    images, network = torch.randn(2, 3, 8, 8), Shared()
+    nn.init.normal_(network.b.bias)
+    save_network(tmp_path / "n", cut_network(network, plan, images) if plan else network)
+    with pytest.raises(
+        ScapError, match=rf"b\.{SHARED[what]} and d\.{SHARED[what]} are two tensors there, one tensor here; give"
+    ):
+        load_network(tmp_path / "n", build=lambda: Shared(what))
+
+
+@pytest.mark.parametrize("plan", [None, {"a": [0, 3]}, {"b": [0, 3, 4]}])
+@pytest.mark.parametrize("what", [what for what in SHARED if what != "shift"])
+def test_one_tensor_of_a_file_may_become_two(what, plan, tmp_path):
+    images, network = torch.randn(2, 3, 8, 8), Shared(what).eval()
+    saved = cut_network(network, plan, images, coupled=True) if plan else network
+    save_network(tmp_path / "n", saved)
+    for build in (Shared, lambda: Shared(what)):
+        assert torch.equal(load_network(tmp_path / "n", build=build)(images), saved(images))
+
+
+def test_equal_tensors_of_a_file_may_become_one(tmp_path):
+    images, network = torch.randn(2, 3, 8, 8), Shared()
+    network.d.weight = nn.Parameter(network.b.weight.detach().clone())
+    save_network(tmp_path / "n", network)
+    assert torch.equal(load_network(tmp_path / "n", build=lambda: Shared("weight"))(images), network(images))
+
+
+class Renames(Moves):
+    """A state of other names, or without some of its tensors."""
+
+    def __init__(self, change):
+        super().__init__()
+        self._register_state_dict_hook(change.save)
+        self._register_load_state_dict_pre_hook(change.load)
+
+    def forward(self, images):
+        return self.b(self.a(images).relu())
+
+
+class Change:
+    """Renames layer a's tensors, and may turn them."""
+
+    def __init__(self, turned):
+        self.turned = turned
+
+    def save(self, network, state, prefix, metadata):
+        for name in [name for name in state if name.startswith(prefix + "a.")]:
+            state["old." + name] = self._value(state.pop(name))
+
+    def load(self, state, prefix, *_):
+        for name in [name for name in state if name.startswith("old.")]:
+            state[name[4:]] = self._value(state.pop(name))
+
+    def _value(self, value):
+        return value.flip(0) if self.turned else value
+
+
+class Late(nn.Module):
+    """A buffer that the first pass makes, in one of three ways."""
+
+    def __init__(self, way="none"):
+        super().__init__()
+        self.a, self.b, self.way = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), way
+        if way != "new":
+            self.register_buffer("gain", torch.zeros(1) if way == "one" else None)
+
+    def forward(self, images):
+        hidden = self.a(images).relu()
+        if self.way == "new" and not hasattr(self, "gain"):
+            self.register_buffer("gain", torch.ones(8, 1, 1))
+        elif self.gain is None or self.gain.ndim == 1:
+            self.gain = torch.arange(8.0)[:, None, None]
+        return self.b(hidden * self.gain)
+
+
+def run_once(network):
+    network(torch.randn(2, 3, 8, 8))
+    return network
+
+
+STATES = {
+    "other names": lambda: Renames(Change(turned=False)),
+    "other values": lambda: Renames(Change(turned=True)),
+    "a buffer of none": Late,
+    "a buffer of one value": lambda: Late("one"),
+    "a build that is run": lambda: run_once(Late("new")),
+}
+
+
+@pytest.mark.parametrize("plan", [None, {"a": [0, 3]}])
+@pytest.mark.parametrize("kind", STATES)
+def test_unusual_states_come_back(kind, plan, tmp_path):
+    images, network = torch.randn(2, 3, 8, 8), run_once(STATES[kind]()).eval()
+    saved = cut_network(network, plan, images) if plan else network
+    save_network(tmp_path / "n", saved)
+    assert torch.equal(load_network(tmp_path / "n", build=STATES[kind], example=images)(images), saved(images))
+
+
+def test_a_buffer_that_only_a_first_pass_makes_names_the_remedy(tmp_path):
+    save_network(tmp_path / "n", run_once(Late("new")))
+    with pytest.raises(ScapError, match=r'"gain".*where a first pass makes tensors, let `build` run the network once'):
+        load_network(tmp_path / "n", build=lambda: Late("new"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_prepared_for_quantisation_comes_back(tmp_path):
+    quantization = torch.ao.quantization
+
+    def build():
+        network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)).train()
+        network.qconfig = quantization.get_default_qat_qconfig("x86")
+        return quantization.prepare_qat(network)
+
+    images, network = torch.randn(2, 3, 8, 8), run_once(build()).eval()
+    save_network(tmp_path / "n", network)  # before a pass, which would move what it observes
+    assert torch.equal(load_network(tmp_path / "n", build=build)(images), network(images))
+
+
+class Kernels(nn.Conv2d):
+    """A convolution that keeps its kernel under another name."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.kernels = nn.Parameter(self.weight.detach().clone())
+        del self.weight
+
+    def forward(self, images):
+        return nn.functional.conv2d(images, self.kernels, self.bias)
+
+
+@pytest.mark.parametrize("kept", [[0, 3], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_a_layer_that_names_its_kernel_otherwise_is_no_hindrance(kept, tmp_path):
+    def build(hidden=8):
+        return nn.Sequential(Kernels(3, 6, 1), nn.Conv2d(6, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, 2, 1)).eval()
+
+    images, saved = torch.randn(2, 3, 8, 8), build(len(kept))
+    save_network(tmp_path / "n", saved, plan={"1": kept}, example_shape=images.shape)
+    assert torch.equal(load_network(tmp_path / "n", build=build)(images), saved(images))
+    with pytest.raises(ScapError, match="layer '0' keeps 2 channels, but the network's has 6"):
+        save_network(tmp_path / "n", saved, plan={"0": [0, 1]})

@@ -7,6 +7,7 @@ import pytest
 import torch
 from clock import stop_the_clock
 from torch import nn
+from torch.nn.utils import prune
 
 import scap
 from scap.errors import ScapError
@@ -19,17 +20,24 @@ def clock(monkeypatch):
     return stop_the_clock(monkeypatch)
 
 
+class Log(list):
+    """Calls, those of copies too."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Takes(nn.Module):
     """A network that takes these seconds, one after the other, and notes its calls."""
 
-    def __init__(self, clock, seconds, log=None):
+    def __init__(self, clock, seconds, log=None, name=""):
         super().__init__()
-        self.clock, self.seconds, self.calls, self.log = clock, seconds, 0, log if log is not None else []
+        self.clock, self.seconds, self.calls, self.log, self.name = clock, seconds, 0, Log() if log is None else log, name
 
     def forward(self, images):
         self.clock.now += self.seconds[min(self.calls, len(self.seconds) - 1)]
         self.calls += 1
-        self.log.append((self, self.training, torch.is_grad_enabled()))
+        self.log.append((self.name, self.training, torch.is_grad_enabled()))
         return images
 
 
@@ -38,23 +46,23 @@ def test_median_and_spread_leave_out_the_warmup(clock):
     measured = scap.measure_latency(network, EXAMPLE, warmup=2, repeats=5)
     assert measured.median == pytest.approx(3)
     assert measured.spread == pytest.approx(3)  # quartiles 1.5 and 4.5
-    assert (measured.images, measured.device, measured.repeats, network.calls) == (4, "cpu", 5, 8)
+    assert (measured.images, measured.device, measured.repeats, len(network.log)) == (4, "cpu", 5, 8)
     assert measured.other is measured.ratio is measured.ratio_spread is None
 
 
 def test_networks_are_called_in_turns_and_the_ratio_is_that_of_pairs(clock):
-    log = []
-    own = Takes(clock, [1, 1, 2, 30], log)  # the machine becomes slower meanwhile
-    other = Takes(clock, [1, 2, 4, 60], log)
+    log = Log()
+    own = Takes(clock, [1, 1, 2, 30], log, "own")  # the machine becomes slower meanwhile
+    other = Takes(clock, [1, 2, 4, 60], log, "other")
     measured = scap.measure_latency(own, EXAMPLE, other=other, warmup=0, repeats=3)
     assert measured.ratio == pytest.approx(0.5)
     assert measured.ratio_spread == pytest.approx(0)
     assert (measured.median, measured.other) == (pytest.approx(2), pytest.approx(4))
-    assert [network for network, *_ in log[2:]] == [own, other] * 3
+    assert [name for name, *_ in log[2:]] == ["own", "other"] * 3
 
 
-def test_networks_run_in_evaluation_mode_and_are_put_back(clock):
-    log = []
+def test_networks_run_in_evaluation_mode_and_keep_theirs(clock):
+    log = Log()
     network = nn.Sequential(Takes(clock, [1], log), nn.Dropout()).train()
     network[1].eval()
     scap.measure_latency(network, EXAMPLE, repeats=1)
@@ -63,7 +71,7 @@ def test_networks_run_in_evaluation_mode_and_are_put_back(clock):
 
 
 def test_threads_are_those_asked_for_and_put_back(clock):
-    before, seen = torch.get_num_threads(), []
+    before, seen = torch.get_num_threads(), Log()
     network = nn.Sequential(nn.Conv2d(3, 3, 1))
     network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
     assert scap.measure_latency(network, EXAMPLE, threads=2, repeats=1).threads == 2
@@ -94,9 +102,87 @@ def test_a_measurement_is_frozen_and_reads_well(clock):
     assert re.fullmatch(r"2 ms ± \S+ for 4 images on cpu, 1 threads, 0\.250 of the other's", str(measured))
 
 
+class Moves(nn.Module):
+    """Statistics that follow in evaluation, too, a tensor made at the first pass, and noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.grid = nn.Parameter(torch.ones(8)), None
+        self.register_buffer("mean", torch.ones(()))
+
+    def forward(self, images):
+        self.mean.mul_(0.9).add_(0.1 * images.mean())
+        if self.grid is None:
+            self.grid = torch.linspace(0, 1, 8)
+        return images + self.scale * self.grid + self.mean + torch.rand(())
+
+
+@pytest.mark.parametrize("place", ["network", "other"])
+@pytest.mark.parametrize("world", [torch.enable_grad, torch.inference_mode])
+def test_a_network_that_moves_when_it_runs_is_left_as_it_is(place, world, clock):
+    network, before = Moves(), torch.get_rng_state()
+    with world():
+        scap.measure_latency(
+            **{"network": nn.Identity(), "example": EXAMPLE, "repeats": 1, place: nn.Sequential(Takes(clock, [1]), network)}
+        )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (network.mean.item(), network.grid) == (1, None)
+
+
+def test_what_a_function_keeps_can_be_trained_with(clock):
+    network = Moves()
+    scap.measure_latency(lambda images: network(images), EXAMPLE, repeats=1)
+    network(EXAMPLE).sum().backward()
+
+
+def compiled_inside():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    network[0].compile(backend="eager")
+    return network
+
+
+def masked():
+    network = prune.l1_unstructured(nn.Conv2d(3, 3, 1), "weight", 0.5)
+    network(EXAMPLE)
+    return network
+
+
+MODULES = {
+    "compiled": lambda: torch.compile(nn.Conv2d(3, 3, 1), backend="eager"),
+    "script": lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout())),
+    "frozen script": lambda: torch.jit.freeze(torch.jit.trace(nn.Conv2d(3, 3, 1).eval(), EXAMPLE)),
+    "exported": lambda: torch.export.export(nn.Conv2d(3, 3, 1), (EXAMPLE,)).module(),
+    "DataParallel": lambda: nn.DataParallel(nn.Conv2d(3, 3, 1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", MODULES)
+def test_modules_of_any_kind_are_measured(kind, clock):
+    assert scap.measure_latency(MODULES[kind](), EXAMPLE, repeats=1).repeats == 1
+
+
+@pytest.mark.parametrize("place", ["network", "other"])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (compiled_inside, r"it is compiled in place.*torch\.compile\({0}\)"),
+        (masked, "it cannot be copied: .*prune.remove on it"),
+    ],
+)
+def test_what_a_copy_would_not_be_names_the_remedy(build, message, place, clock):
+    network, given = build(), {"network": nn.Identity(), "example": EXAMPLE, "repeats": 1}
+    with pytest.raises(ScapError, match=f"^{place}: {message.format(place)}.*pass a function that calls it"):
+        scap.measure_latency(**given | {place: network})
+    scap.measure_latency(**given | {place: nn.Sequential(Takes(clock, [1]), network).__call__})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"repeats": None}, r"^repeats is None \(NoneType\); give a whole number$"),
+        ({"warmup": None}, r"^warmup is None \(NoneType\); give a whole number$"),
+        ({"warmup": True}, r"^warmup is True \(bool\); give a whole number$"),
         ({"repeats": 0}, "repeats is 0; it must be 1 or more"),
         ({"warmup": -1}, "warmup is -1; it must be 0 or more"),
         ({"threads": 1.5}, r"threads is 1\.5 \(float\); give a whole number"),

@@ -161,7 +161,7 @@ def test_compose_counts_in_the_unpruned_network():
 def test_another_plan_of_the_same_lengths_is_refused(tmp_path):
     images = torch.randn(1, 3, 32, 32)
     pruned = cut_network(build_network("vgg16", width=0.125), {"conv1_1": [0, 3]}, images)
-    with pytest.raises(ScapError, match="not the one that cut_network applied"):
+    with pytest.raises(ScapError, match="not the one that prune_network applied"):
         save_network(tmp_path / "n", pruned, plan={"conv1_1": [0, 4]}, example_shape=images.shape)
     with pytest.raises(ScapError, match="not a mask of booleans"):
         save_network(tmp_path / "n", pruned, plan={"conv1_1": [True, False]}, example_shape=images.shape)
