@@ -11,6 +11,7 @@ from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
+from scap.checks import shown
 from scap.errors import ScapError
 
 # Bound of a field, in the words of JSON Schema -> whether a value keeps it, and how a message says it.
@@ -75,7 +76,7 @@ class Settings:
 def given(value: object, cls: type[Given], name: str) -> Given:
     """The argument `name` of a function, if it is of the settings class; else ScapError."""
     if not isinstance(value, cls):
-        raise ScapError(f"{name} is {value!r:.60} ({type(value).__name__}); give scap.{cls.__name__}(...)")
+        raise ScapError(f"{name} is {shown(value)} ({type(value).__name__}); give scap.{cls.__name__}(...)")
     return value
 
 
@@ -86,19 +87,19 @@ def check_value(value: object, each: Field, where: str) -> None:
         return
     kinds, kind = KINDS.get(each.type, ((object,), ""))
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds and object not in kinds):
-        raise ScapError(f"{where} is {value!r}; it must be {kind}")
+        raise ScapError(f"{where} is {shown(value)}; it must be {kind}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ScapError(f"{where} is {value}; it must be a finite number")
     for name, (keeps, text) in BOUNDS.items():
         if name in each.metadata and not keeps(value, each.metadata[name]):
-            raise ScapError(f"{where} is {value}; it must be {text.format(each.metadata[name])}")
+            raise ScapError(f"{where} is {shown(value)}; it must be {text.format(each.metadata[name])}")
     if "choices" in each.metadata and value not in each.metadata["choices"]:
-        raise ScapError(f"{where} is {value!r}; {choose(value, each.metadata['choices'])}")
+        raise ScapError(f"{where} is {shown(value)}; {choose(value, each.metadata['choices'])}")
 
 
 def _check_list(values: object, each: Field, where: str) -> None:
     if not isinstance(values, list | tuple):
-        raise ScapError(f"{where} is {values!r}; it must be a list")
+        raise ScapError(f"{where} is {shown(values)}; it must be a list")
     item = copy(each)
     item.type = get_args(each.type)[0]
     for value in values:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from scap.checks import check_dense, checked_names
+from scap.checks import check_choice, check_dense, checked_names
 from scap.criterion.chains import Follower, Hooks, Receive
 from scap.errors import ScapError
-from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, gathered, mapped, tensors_of
+from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, gathered, mapped, tensors_of
 from scap.models.layers import conv_layers, not_a_layer, weighted_layers
 from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, undisturbed
@@ -23,10 +23,8 @@ Shapes = dict[tuple[str, str], tuple[int, ...]]
 
 def check_recording(outputs: str, dtype: torch.dtype) -> None:
     """Raise ScapError where activations cannot be recorded so."""
-    if outputs not in OUTPUTS:
-        raise ScapError(f"outputs: {outputs!r} is unknown; choose from {', '.join(OUTPUTS)}")
-    if dtype not in PRECISIONS:
-        raise ScapError(f"dtype: {dtype!r} holds no activations; choose from {', '.join(map(str, PRECISIONS))}")
+    check_choice(outputs, "outputs", OUTPUTS)
+    check_choice(dtype, "dtype", PRECISIONS, "holds no activations")
 
 
 def record_activations(
@@ -77,21 +75,29 @@ def part(images: Example, start: int, stop: int) -> Example:
 
 def checked_images(images: Example, batch_size: int = 1) -> Example:
     """The images; ScapError where they are none that a convolution reads, hold NaN, or differ in number."""
-    found = [tensor for _, tensor in tensors_of(images)]
-    if not found:
-        kind = type(images).__name__
-        raise ScapError(f"images is a {kind}; give a tensor (N, channels, H, W), a tuple or dict of tensors, or a DataLoader")
-    for tensor in found:
-        check_dense(tensor, "images")
+    found = check_counted(images)
     if isinstance(images, Tensor) and (images.ndim != 4 or not images.numel() or not images.is_floating_point()):
         raise ScapError(f"images: {tuple(images.shape)} of {images.dtype}; give normalised floats (N, channels, H, W)")
     if batch_size < 1:
         raise ScapError(f"images: batch_size is {batch_size}; it must be at least 1")
     if not all(tensor.isfinite().all() for tensor in found if tensor.is_floating_point()):
         raise ScapError("images: they hold NaN or infinity; normalise them as in training, or leave these images out")
-    if len({len(tensor) if tensor.ndim else -1 for tensor in found}) > 1:
-        raise ScapError("images: the arguments hold different numbers of images")
     return images
+
+
+def check_counted(images: Example) -> list[Tensor]:
+    """The tensors of the images; ScapError where there is none, or where they do not hold the same number of images."""
+    found = [tensor for _, tensor in tensors_of(images)]
+    if not found:
+        kind = type(images).__name__
+        raise ScapError(f"images is a {kind}; give a tensor (N, channels, H, W), a tuple or dict of tensors, or a DataLoader")
+    for tensor in found:
+        check_dense(tensor, "images")
+    if not all(tensor.ndim for tensor in found):
+        raise ScapError("images: an argument is a single number; give each as a tensor whose first dimension counts the images")
+    if len({len(tensor) for tensor in found}) > 1:
+        raise ScapError(f"images: the arguments hold different numbers of images; they are {described(images)}")
+    return found
 
 
 def check_layers(network: nn.Module, layers: Sequence[str], coupled: bool = False) -> None:

@@ -1,25 +1,57 @@
 """Iterative pruning: prune, train, score again."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from scap.checks import check_number
+from scap.checks import check_flag, check_function, check_number, checked_names
+from scap.criterion.activations import check_counted, part
 from scap.criterion.score import score_network
 from scap.criterion.settings import AutoencoderSettings, Criterion, checked_settings
 from scap.errors import ScapError
-from scap.models.inputs import gathered
+from scap.models.inputs import Example, gathered
 from scap.models.modes import evaluating
 from scap.pruning.compensation import check_compensation
+from scap.pruning.copies import check_network
 from scap.pruning.counting import count_operations
 from scap.pruning.history import applied
 from scap.pruning.next_layers.least_squares import RIDGE, TRAINED_RIDGE
+from scap.pruning.next_layers.moments import check_images
 from scap.pruning.plans import Plan
 from scap.pruning.prune import prune_network
-from scap.pruning.widths import plan_for
+from scap.pruning.surgery import explain
+from scap.pruning.widths import checked_budgets, checked_limits, plan_for
 
 Train = Callable[[nn.Module], Any]
+ROUNDING = 1e-12  # by so much a share may miss a budget
+
+
+class _Limits(NamedTuple):
+    """What the plan of a round is held to, by the names that layers have in it."""
+
+    layers: list[str] | None
+    floors: dict[str, int]
+    ignore: list[str]
+    some: bool = True  # whether any layer may lose channels
+
+    def now(self, names: Mapping[str, str]) -> "_Limits":
+        """Those of the layers that `names` still has, by their names now."""
+        layers = None if self.layers is None else [names[layer] for layer in self.layers if layer in names]
+        floors = {names[layer]: floor for layer, floor in self.floors.items() if layer in names}
+        ignore = [names[layer] for layer in self.ignore if layer in names]
+        return _Limits(layers, floors, ignore, not set(names.values()) <= set(ignore))
+
+
+def _names_now(network: nn.Module, image: Example, names: Collection[str]) -> dict[str, str]:
+    """By which layers groups of `names` are named in a pruned network; without those that are down to their last unit.
+
+    Another name comes up where the first layer that holds all channels of a group did not do so before.
+    """
+    table = explain(network, image, coupled=True)
+    open_ = table[table["prunable"]]
+    groups = dict(zip(open_["layer"], open_["group"], strict=True))
+    return {name: groups[name] for name in names if name in groups}
 
 
 def prune_in_rounds(
@@ -45,12 +77,12 @@ def prune_in_rounds(
     """Prune in several rounds, each by scores of the network that the round before left.
 
     After round r of n a network has the share macs^(r/n) of its operations, so that each round removes as large a part of
-    what is there.
+    what is there. Layers that are down to their last channel stay as they are in later rounds.
 
     Args:
         network: Any module; it is not altered.
-        images: Calibration images (N, channels, H, W), normalised as in training, on the network's device; a DataLoader
-            is read once, whole.
+        images: Calibration images (N, channels, H, W), normalised as in training, on the network's device; a tuple or dict
+            of tensors for networks of several arguments; a DataLoader is read once, whole.
         rounds: How many.
         macs: Share of the multiply-accumulate operations that is left in the end, in (0, 1].
         params: Share of the parameters that is left in the end; both hold where both are given.
@@ -73,8 +105,8 @@ def prune_in_rounds(
         the unpruned network. `save_network` writes it beside the weights without being told.
 
     Raises:
-        ScapError: As score_network, plan_for and prune_network, and without a budget; where the budget of a round cannot be
-            met, it says of which.
+        ScapError: As score_network, plan_for and prune_network, and without a budget; what a round cannot do, such as to
+            meet its budget, is told with the round. All arguments are checked before the first one.
 
     Example:
         >>> import scap, torch
@@ -83,31 +115,44 @@ def prune_in_rounds(
         >>> smaller[0].out_channels, len(plan["0"])
         (4, 4)
     """
+    check_network(network)
+    settings: dict[str, Any] = {"criterion": criterion, "autoencoder": autoencoder, "coupled": coupled}
     checked_settings(criterion, autoencoder)
-    check_number(rounds, "rounds", 1, whole=True)
-    budgets = {key: share for key, share in {"macs": macs, "params": params}.items() if share is not None}
-    for key, share in budgets.items():
-        check_number(share, key, 0, 1)
-    if not budgets:
-        raise ScapError("no budget is given; say macs= or params=, the share that is left")
+    check_flag(coupled, "coupled")
+    for key, function in {"train": train, "report": report}.items():
+        check_function(function, key)
+    sizes = {"multiple": multiple, "min_channels": min_channels}
+    for key, count in ({"rounds": rounds} | sizes).items():
+        check_number(count, key, 1, whole=True)
+    budgets = checked_budgets(macs=macs, params=params)
+    given = _Limits(None if layers is None else checked_names(layers, "layers"), *checked_limits(floors, ignore))
     ridge = (RIDGE if train is None else TRAINED_RIDGE) if ridge is None else ridge
     check_compensation(compensate, ridge)
     images = gathered(images)
-    limits: dict[str, Any] = {"multiple": multiple, "min_channels": min_channels, "floors": floors, "ignore": ignore}
-    full = count_operations(network, images[:1])
-    pruned = network
+    check_counted(images)
+    if compensate != "none":
+        check_images(images, 1)
+    image = part(images, 0, 1)
+    full, pruned, scored, limits = count_operations(network, image), network, list[str](), given
     for number in range(1, rounds + 1):
-        table = score_network(pruned, images, layers=layers, coupled=coupled, criterion=criterion, autoencoder=autoencoder)
-        before = count_operations(pruned, images[:1])
+        before = count_operations(pruned, image)
         left = {key: min(1.0, share ** (number / rounds) * full[key] / before[key]) for key, share in budgets.items()}
+        if coupled and number > 1:
+            limits = given.now(_names_now(pruned, image, scored))
+        plan: Plan = {}
         try:
-            plan = plan_for(table, pruned, images[:1], **left, **limits)
+            if limits.some:
+                table = score_network(pruned, images, layers=limits.layers, **settings)
+                scored = scored or table["layer"].unique().tolist()
+                plan = plan_for(table, pruned, image, **left, **sizes, floors=limits.floors, ignore=limits.ignore)
+            elif min(left.values()) < 1 - ROUNDING:
+                raise ScapError("the budget cannot be met: no channel is left that could go; raise it, or prune more layers")
         except ScapError as error:
             raise ScapError(f"round {number} of {rounds}: {error}") from error
         pruned = prune_network(pruned, plan, images, compensate=compensate, ridge=ridge, coupled=coupled)
         if train is not None:
             train(pruned)
-        after = count_operations(pruned, images[:1])
+        after = count_operations(pruned, image)
         if report is not None:
             report({"round": number, "macs": after["macs"] / full["macs"], "params": after["params"] / full["params"]})
     return evaluating(pruned), applied(pruned) or {}

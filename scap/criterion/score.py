@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scap.checks import checked_names
+from scap.checks import check_flag, check_function, checked_names
 from scap.criterion.activations import check_layers, check_recording, checked_images, part, record_activations
 from scap.criterion.autoencoder import fidelities
 from scap.criterion.chains import Hooks
@@ -77,6 +77,8 @@ def score_network(
         (['layer', 'channel', 'l1', 'score'], 8)
     """
     check_network(network)
+    check_flag(coupled, "coupled")
+    check_function(report, "report")
     layers = None if layers is None else checked_names(layers, "layers")
     criterion, autoencoder = checked_settings(criterion, autoencoder)
     check_recording(outputs, dtype)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from scap.checks import shown
 from scap.criterion.terms import RAW, TERMS
 from scap.errors import ScapError
 from scap.settings import Settings, choose, described, given, option
@@ -49,12 +50,12 @@ class CriterionSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.terms, Mapping) or not self.terms:
-            raise ScapError(f"criterion: terms is {self.terms!r}; name one at least, with its weight: {{fidelity: 1}}")
+            raise ScapError(f"criterion: terms is {shown(self.terms)}; name one at least, with its weight: {{fidelity: 1}}")
         for term, weight in self.terms.items():
             if term not in TERMS:
                 raise ScapError(f"criterion: terms: {term!r} is unknown; {choose(term, TERMS)}")
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= HEAVIEST:
-                raise ScapError(f"criterion: terms: the weight of {term!r} is {weight!r:.40}; it must be from 0 to 1e+06")
+                raise ScapError(f"criterion: terms: the weight of {term!r} is {shown(weight)}; it must be from 0 to 1e+06")
         if not any(self.terms.values()):
             raise ScapError("criterion: terms: all weights are 0; give one of them a weight above 0")
         self._check_normalise()
@@ -65,7 +66,7 @@ class CriterionSettings(Settings):
 
     def _check_normalise(self) -> None:
         if not isinstance(self.normalise, Mapping):
-            raise ScapError(f"criterion: normalise is {self.normalise!r}; give a scale by term: {{fidelity: raw}}")
+            raise ScapError(f"criterion: normalise is {shown(self.normalise)}; give a scale by term: {{fidelity: raw}}")
         for term, how in self.normalise.items():
             if term not in self.terms:
                 raise ScapError(f"criterion: normalise: {term!r} is no term of this criterion; {choose(term, self.terms)}")

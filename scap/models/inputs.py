@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.data import Dataset
 
 from scap.checks import check_dense
 from scap.errors import ScapError
@@ -89,24 +90,46 @@ def _names(slots: Any) -> tuple[str, ...]:
 
 def gathered(images: Any) -> Example:
     """The images of a DataLoader in one tensor: its batches are tensors, or begin with one (images, labels)."""
+    if isinstance(images, Dataset) and not isinstance(images, Iterable):
+        raise ScapError(f"images is a {type(images).__name__}; give a loader of it: torch.utils.data.DataLoader(data, 64)")
     if isinstance(images, Tensor | Mapping | tuple | list) or not isinstance(images, Iterable) or hasattr(images, "__array__"):
         return images
-    batches = [batch[0] if isinstance(batch, tuple | list) and batch else batch for batch in images]
+    batches = _batches(images)
     if not batches or not all(isinstance(batch, Tensor) for batch in batches):
         kind = type(batches[0]).__name__ if batches else "nothing"
         raise ScapError(f"images: the loader gives {kind}; its batches must be tensors, or begin with one (images, labels)")
+    for number, batch in enumerate(batches, 1):
+        check_dense(batch, "images")
+        if not batch.ndim:
+            raise ScapError("images: the loader gives single numbers; its batches must be tensors (N, channels, H, W)")
+        if batch.shape[1:] != batches[0].shape[1:] or batch.device != batches[0].device:
+            found = " and ".join(f"{tuple(each.shape)} on {each.device}" for each in (batches[0], batch))
+            raise ScapError(f"images: the batches 1 and {number} cannot be put together: {found}; give images of one size")
     return torch.cat(batches)
+
+
+def _batches(images: Iterable[Any]) -> list[Any]:
+    """What a loader gives, labels left out; ScapError where it fails, as on images of several sizes in one batch."""
+    batches: list[Any] = []
+    try:
+        for batch in images:
+            batches.append(batch[0] if isinstance(batch, tuple | list) and batch else batch)
+    except Exception as error:  # the data set is the user's; of a worker process the last line says what it was
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        words = f"images: the loader fails at batch {len(batches) + 1}: {reason}"
+        raise ScapError(f"{words}; all images must load, and be of one size") from error
+    return batches
 
 
 def first_tensor(example: Example) -> Tensor:
     """The first tensor of `example`: its length is the number of images. ScapError where there is none, or no dense one."""
-    if isinstance(example, Iterable) and not isinstance(example, Tensor | Mapping | tuple | list):
+    if isinstance(example, Iterable | Dataset) and not isinstance(example, Tensor | Mapping | tuple | list):
         raise ScapError(f"example is a {type(example).__name__}; give one batch of it, as the network is called with it")
     for _, tensor in tensors_of(example):
-        if tensor.ndim and not len(tensor):
-            raise ScapError(f"example of shape {tuple(tensor.shape)}: it holds no image; give one at least")
         if not tensor.is_meta:
             check_dense(tensor, "example")
+        if tensor.ndim and not len(tensor):
+            raise ScapError(f"example of shape {tuple(tensor.shape)}: it holds no image; give one at least")
         return tensor
     raise ScapError(f"example: {type(example).__name__} holds no tensor; give a tensor, or a tuple or dict of the arguments")
 
@@ -127,11 +150,18 @@ def device_and_precision(network: nn.Module) -> tuple[torch.device, torch.dtype]
 
 def fitted(example: Example, device: torch.device, dtype: torch.dtype) -> Example:
     """`example` on `device`, its floating-point tensors in `dtype`."""
-    return mapped(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype), example)
+
+    def placed(tensor: Tensor) -> Tensor:
+        if tensor.is_meta and device.type != "meta":
+            check_dense(tensor, "example")
+        return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+    return mapped(placed, example)
 
 
 def described(example: Example) -> str:
     """Shapes (and types that are no floating-point ones) of `example`, for messages."""
     found = list(tensors_of(example))
     words = [f"{tuple(t.shape)}" + ("" if t.is_floating_point() else f" of {t.dtype}") for _, t in found]
-    return f"of shape {words[0]}" if len(words) == 1 else f"of shapes {', '.join(words)}"
+    listed = " in a list, which is one argument (give a tensor; batches as a DataLoader)" if isinstance(example, list) else ""
+    return (f"of shape {words[0]}" if len(words) == 1 else f"of shapes {', '.join(words)}") + listed

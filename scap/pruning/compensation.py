@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from scap.checks import check_number
+from scap.checks import check_choice, check_number
 from scap.errors import ScapError
 from scap.models.modes import evaluating
 from scap.pruning.copies import check_network, copied, undisturbed
@@ -110,8 +110,7 @@ def compensate(
 
 def check_compensation(how: str, ridge: float) -> None:
     """Raise ScapError for an unknown compensation, and for a ridge that is no number above 0."""
-    if how not in COMPENSATIONS:
-        raise ScapError(f"compensate: {how!r} is unknown; choose from {', '.join(COMPENSATIONS)}")
+    check_choice(how, "compensate", COMPENSATIONS)
     check_number(ridge, "ridge", 0, LARGEST_RIDGE)
     if not ridge:
         raise ScapError("ridge is 0; it must be above 0")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scap.checks import check_number, checked_mapping
+from scap.checks import check_number, checked_mapping, shown
 from scap.errors import ScapError
 from scap.reading import FRACTION, channel_values
 
@@ -131,7 +131,7 @@ def layer_scores(table: "pd.DataFrame", channels: Mapping[str, int] | None = Non
         if layer not in scores:
             raise ScapError(f"score table: layer {layer} is missing; make the scores of this network again")
         if len(scores[layer]) != count:
-            problem = f"layer {layer} has {len(scores[layer])} channels, but the network's has {count}"
+            problem = f"layer {layer} has {len(scores[layer])} channels, but the network's has {shown(count)}"
             raise ScapError(f"score table: {problem}; make the scores of this network again")
     if unknown := scores.keys() - channels.keys():
         raise ScapError(f"score table: layer {min(unknown)} is not among the layers to be pruned; make the scores again")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from scap.checks import check_flag
 from scap.errors import ScapError
 from scap.models.inputs import Example, first_tensor
 from scap.models.layers import conv_layers, not_a_layer, weighted_layers
@@ -114,6 +115,7 @@ def explain(network: nn.Module, example: Example, *, coupled: bool = False) -> "
 def _surgery(network: nn.Module, example: Example, coupled: bool) -> Surgery:
     """The surgery of a network, with the reasons why its layers cannot be pruned."""
     check_network(network)
+    check_flag(coupled, "coupled")
     first_tensor(example)
     with undisturbed(network):
         surgery = Surgery(network, example, coupled)
@@ -131,6 +133,7 @@ def cut_network(network: nn.Module, plan: Plan, example: Example, *, coupled: bo
     an unknown, coupled or emptied layer, for channels that do not exist, and where the comparison fails.
     """
     check_network(network)
+    check_flag(coupled, "coupled")
     plan = checked_plan(plan, network, coupled)
     first_tensor(example)
     whole = plan

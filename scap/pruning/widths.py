@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from scap.checks import check_number, checked_mapping
+from scap.checks import MOST_THREADS, check_number, checked_mapping, checked_names
 from scap.errors import ScapError
 from scap.models.inputs import Example
 from scap.models.layers import not_a_layer, weighted_layers
@@ -78,9 +78,11 @@ def plan_for(
         >>> [len(kept) for kept in plan.values()], plan.reached["macs"]
         ([4], 0.5)
     """
-    timed = {} if latency is None else _budgets(latency=latency)
-    budgets = _budgets(macs=macs, params=params) if macs is not None or params is not None or not timed else {}
+    timed = {} if latency is None else checked_budgets(latency=latency)
+    budgets = checked_budgets(macs=macs, params=params) if macs is not None or params is not None or not timed else {}
     check_network(network)
+    if threads is not None:
+        check_number(threads, "threads", 1, MOST_THREADS, whole=True)
     scores, floors = _chosen(_fitting_scores(table, network), floors, ignore)
     sizes = Sizes(network, example)
     if unread := [layer for layer in scores if layer not in sizes.graph.together]:
@@ -123,22 +125,24 @@ def _chosen(
     scores: dict[str, NDArray[np.float64]], floors: Mapping[str, int] | None, ignore: Collection[str]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
     """The scores of the layers that may be pruned, and the checked floors."""
-    if isinstance(ignore, str):
-        ignore = [ignore]
-    elif not isinstance(ignore, Collection):
-        raise ScapError(f"ignore is a {type(ignore).__name__}; give a list of layers' names")
-    floors = None if floors is None else checked_mapping(floors, "floors", "layers to their least widths")
-    for key, layers in (("floors", list(floors or {})), ("ignore", list(ignore))):
+    floors, ignore = checked_limits(floors, ignore)
+    for key, layers in (("floors", list(floors)), ("ignore", ignore)):
         if unknown := [layer for layer in layers if layer not in scores]:
             near = get_close_matches(unknown[0], scores, 1)
             hint = f"; do you mean {near[0]!r}?" if near else f"; it has {', '.join(list(scores)[:5])} ..."
             raise ScapError(f"{key}: the score table has no layer {unknown[0]!r}{hint}")
-    for layer, floor in (floors or {}).items():
-        check_number(floor, f"floors: layer {layer}", 1, whole=True)
     left = {layer: values for layer, values in scores.items() if layer not in ignore}
     if not left:
         raise ScapError("ignore: it names all layers of the score table; leave one to be pruned")
-    return left, dict(floors or {})
+    return left, floors
+
+
+def checked_limits(floors: Any, ignore: Any) -> tuple[dict[str, int], list[str]]:
+    """The arguments `floors` and `ignore`; ScapError where they are no widths or no names, whatever layers there are."""
+    floors = {} if floors is None else checked_mapping(floors, "floors", "layers to their least widths, such as {'conv1': 8}")
+    for layer, floor in floors.items():
+        check_number(floor, f"floors: layer {layer}", 1, whole=True)
+    return floors, [ignore] if isinstance(ignore, str) else checked_names(ignore, "ignore", least=0)
 
 
 class Stopwatch:
@@ -173,7 +177,7 @@ def uniform_widths(
     Widths are rounded down to a `multiple`, at least one of it and at least `min_channels`, at most the whole layer.
     Raises ScapError where the smallest widths do not meet the budgets.
     """
-    sizes, budgets = Sizes(network, example), _budgets(macs=macs, params=params)
+    sizes, budgets = Sizes(network, example), checked_budgets(macs=macs, params=params)
     meets, modules = sizes.meets(budgets), weighted_layers(network)
     totals = {layer: len(modules[layer].weight) for layer in layers}
     floor = -(-max(multiple, min_channels) // multiple) * multiple
@@ -192,7 +196,8 @@ def uniform_widths(
     return {layer: len(kept) for layer, kept in chosen.items()}
 
 
-def _budgets(**given: float | None) -> dict[str, float]:
+def checked_budgets(**given: float | None) -> dict[str, float]:
+    """The shares that are given, by name; ScapError where there is none, or one that is no share."""
     budgets = {key: share for key, share in given.items() if share is not None}
     if not budgets:
         raise ScapError("no budget is given; say macs= or params=, the share that is left")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from scap.checks import check_number
+from scap.checks import check_function, check_number, checked_file, shown
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, mapped, run, tensors_of
 from scap.models.modes import evaluating
@@ -87,15 +87,17 @@ def finetune(
     check_network(network)
     check_number(seed, "seed", 0, whole=True)
     for name, function in {"loss": loss, "evaluate": evaluate, "report": report}.items():
-        if function is not None and not callable(function):
-            raise ScapError(f"{name}: is a {type(function).__name__}; give a function")
+        check_function(function, name)
+    if not isinstance(version, str):
+        raise ScapError(f"version is {shown(version)} ({type(version).__name__}); give a text")
+    path = None if resume is None else checked_file(resume, "resume")
     _check_settings(given(settings, TrainingSettings, "settings"), loss)
     loss = loss or partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
     batches = _batches(data, settings, seed)
     device = device_and_precision(network)[0]
     state = _start(network, None, settings, int(seed), device)
     kept = network if state.average is None else state.average
-    progress = None if resume is None else _Progress(Path(resume), state, data, version)
+    progress = None if path is None else _Progress(path, state, data, version)
     history = [] if progress is None else progress.load()
     with parallel(network, device) as trained:
         for epoch in range(len(history), settings.epochs):
@@ -172,7 +174,8 @@ def _epoch(
 
 def _placed(batch: Any, device: torch.device, order: torch.memory_format) -> tuple[Example, Any]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
-        what = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, Sized) else type(batch).__name__
+        count = _length(batch)
+        what = type(batch).__name__ if count is None else f"{type(batch).__name__} of {count}"
         raise ScapError(f"data: a batch is a {what}; it must be a pair (inputs, targets)")
     inputs, targets = (mapped(lambda tensor: tensor.to(device, non_blocking=True), part) for part in batch)
     if isinstance(inputs, Tensor) and inputs.ndim == 4:
@@ -206,8 +209,8 @@ def _evaluation(evaluate: Evaluate, network: nn.Module) -> dict[str, float]:
     named = found if isinstance(found, Mapping) else {"evaluation": found}
     try:
         row = {str(name): float(value) for name, value in named.items()}
-    except (TypeError, ValueError) as error:
-        raise ScapError(f"evaluate: it gives {found!r}; give a number, or a mapping of names to numbers") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # huge integers, tensors of no values
+        raise ScapError(f"evaluate: it gives {shown(found)}; give a number, or a mapping of names to numbers") from error
     if taken := row.keys() & OWN:
         raise ScapError(f"evaluate: it names a number {min(taken)!r}, as the history names one of its own; name it otherwise")
     return row
@@ -239,6 +242,8 @@ def _length(data: Any) -> int | None:
 
 def _batches(data: Any, settings: TrainingSettings, seed: int) -> _Batches:
     if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        if not all(part.ndim for part in data):
+            raise ScapError("data: inputs or targets are a single number; give tensors whose first dimension counts the images")
         if len(data[0]) != len(data[1]):
             raise ScapError(f"data: {len(data[0])} inputs, but {len(data[1])} targets; there must be one for each")
         data = TensorDataset(*data)

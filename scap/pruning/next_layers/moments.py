@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scap.checks import check_dense
 from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, run
 from scap.pruning.copies import first_line
@@ -25,6 +26,7 @@ def check_images(images: Tensor, batch_size: int) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4 or len(images) < 2:
         given = tuple(images.shape) if isinstance(images, Tensor) else f"a {type(images).__name__}"
         raise ScapError(f"images: a tensor (N, channels, H, W) of at least 2 calibration images is needed, not {given}")
+    check_dense(images, "images")
     if batch_size < 1:
         raise ScapError(f"batch_size is {batch_size}; give at least 1")
     if not images.isfinite().all():

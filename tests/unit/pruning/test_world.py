@@ -319,7 +319,7 @@ def test_plans_hold_integers_of_any_type(kept, images):
         (None, "is a NoneType; it must map layers"),
         (pd.DataFrame({"layer": ["0"], "channel": [0]}), "is a DataFrame; it must map layers"),
         ({"2": [0]}, r"'2' is no ungrouped convolution \(it is a ReLU\); choose from 0, 3"),
-        ({1: [0]}, "is no ungrouped convolution"),
+        ({1: [0]}, r"^plan: 1 \(int\) is no layer's name; it must map layers to"),
     ],
 )
 def test_wrong_plans_end_in_one_line(plan, message, images):

@@ -243,6 +243,23 @@ WRONG = {
         r"learning_rate: the loss is nan in epoch 1 at 0\.05; try a smaller one, or a smaller weight_decay .* normalised",
     ),
     "evaluate": ((INPUTS, TARGETS), {"evaluate": lambda _: "good"}, "evaluate: it gives 'good'; give a number"),
+    "two numbers": (
+        (INPUTS, TARGETS),
+        {"evaluate": lambda _: torch.zeros(2)},
+        r"evaluate: it gives tensor\(\[0., 0.\]\); give",
+    ),
+    "no float": ((INPUTS, TARGETS), {"evaluate": lambda _: 10**400}, r"evaluate: it gives 10+\.\.\.; give a number"),
+    "single numbers": ((INPUTS[0, 0, 0, 0], TARGETS[0]), {}, "data: inputs or targets are a single number; give tensors"),
+    "numbers as batches": (TARGETS, {}, "data: a batch is a Tensor; it must be a pair"),
+    **{
+        f"resume {resume!r}": ((INPUTS, TARGETS), {"resume": resume}, message)
+        for resume, message in {
+            0: r"resume is 0 \(int\); give the path of a file",
+            "": r"resume: \. is a folder; give the path of a file in it",
+            (): r"resume is \(\) \(tuple\); give the path",
+        }.items()
+    },
+    "no text": ((INPUTS, TARGETS), {"version": 2}, r"version is 2 \(int\); give a text"),
     **{
         f"a second {name}": ((INPUTS, TARGETS), {"evaluate": lambda _, name=name: {name: 1}}, f"evaluate: .* {name!r}, as the")
         for name in ("epoch", "learning_rate", "loss", "seconds")
@@ -265,7 +282,7 @@ WRONG = {
 @pytest.mark.parametrize("why", WRONG)
 def test_what_does_not_fit_is_told(why):
     given, options, message = WRONG[why]
-    functions = {key: options.pop(key) for key in ("loss", "evaluate", "report", "seed") if key in options}
+    functions = {key: options.pop(key) for key in ("loss", "evaluate", "report", "seed", "resume", "version") if key in options}
     settings = scap.TrainingSettings(epochs=1, batch_size=8, learning_rate=0.05, **options)
     with pytest.raises(ScapError, match=message):
         scap.finetune(made(), given, settings, **functions)
