@@ -12,6 +12,7 @@ from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
 from scap.settings import choose
+from workflow.idle_settings import check_idle
 from workflow.references import check_references
 from workflow.yaml_files import ConfigurationError, read_texts, read_yaml
 
@@ -24,18 +25,24 @@ KEYED = ("datasets", "networks", "criteria", "compensations", "comparisons", "ta
 def load_configuration(folder: Path, files: Iterable[Path] = (), values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The checked configuration: config.yaml and experiments/*.yaml of `folder`, the user's `files` on top, then `values`."""
     config = read_files([folder / "config.yaml", *sorted((folder / "experiments").glob("*.yaml"))])
+    written = config
     for given in (*map(read_yaml, files), read_texts(dict(values or {}))):
         config = merge(config, given)
-    return checked(config, json.loads((folder / "schema.json").read_text()))
+        written = written | {section: merge_entries(written.get(section), entries) for section, entries in given.items()}
+    return checked(config, json.loads((folder / "schema.json").read_text()), written)
 
 
-def checked(config: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with its variants spelt out and its defaults filled in; ConfigurationError names the first mistake."""
+def checked(config: dict[str, Any], schema: dict[str, Any], written: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A configuration with its variants spelt out and its defaults filled in; ConfigurationError names the first mistake.
+
+    `written`: each entry as the last file that names it has it, where there are several.
+    """
     refuse_odd_values(config)
-    config = resolve_variants(config)
+    written, config = written or config, resolve_variants(config)
     check_schema(config, schema)
     config = completed(config, schema)
     check_references(config)
+    check_idle(written, config)
     return config
 
 
@@ -60,6 +67,11 @@ def merge(base: Any, changes: Any, key: str = "") -> Any:
     if not isinstance(base, dict) or not isinstance(changes, dict) or key in WHOLE:
         return changes
     return base | {name: merge(base[name], value, name) if name in base else value for name, value in changes.items()}
+
+
+def merge_entries(base: Any, changes: Any) -> Any:
+    """The entries of two files, each as the last one has it."""
+    return base | changes if isinstance(base, dict) and isinstance(changes, dict) else changes
 
 
 def refuse_odd_values(value: object, path: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The exact versions that the published results were made with: python -m workflow.environment
+"""The exact versions that the tests and the results from CPUs were made with: python -m workflow.environment
 
 Writes constraints.txt, the versions installed here, and environment.yml, those of them that the workflow needs. Run it in an
 environment of its own, after `pip install -e '.[test]'` and the tests.
@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name
 LOCK = Path("constraints.txt")
 ENVIRONMENT = Path("environment.yml")
 LOCK_HEADER = """\
-# Every version that the tests and the published results were run with. Made by python -m workflow.environment; used as
+# Every version that the tests and the published results from CPUs were run with (those from a GPU: torch 2.11.0, as their
+# provenance files say). Made by python -m workflow.environment; used as
 #   pip install -c constraints.txt -e '.[workflow]'
 """
 ENVIRONMENT_HEADER = """\

@@ -12,17 +12,25 @@ from scap.errors import DamagedFile
 from scap.reading import channel_values, read_table
 
 ANY = (-1e300, 1e300)
+PRUNING = ("prune", "coupled_prune", "round_prune")  # rules that choose channels by scores
 
 
 def scores_of_another(dag: Any, criteria: dict[str, dict[str, Any]]) -> str:
     """What is wrong with the score tables that a plan prunes by, and does not make again; else ""."""
     planned = set(dag.needrun_jobs())
     remade = {str(path) for job in planned for path in job.output}
-    read = {str(path) for job in planned if job.rule.name == "prune" for path in job.input if path.endswith("/scores.csv")}
-    for path in sorted(read - remade):
+    read = {
+        str(path): job.wildcards.criterion
+        for job in planned
+        if job.rule.name in PRUNING
+        for path in job.input
+        if path.endswith("/scores.csv")
+    }
+    for path in sorted(read.keys() - remade):
+        own = Path(path).parent.name  # of a round's scores the folder of the round
         try:
             if os.path.isfile(path):
-                check_scores(path, criteria[Path(path).parent.name])
+                check_scores(path, criteria[own if own in criteria else read[path]])
         except DamagedFile as error:
             return f"{path}: {error.problem}; make it again: snakemake --cores all --force {path}"
     return ""

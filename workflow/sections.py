@@ -89,7 +89,7 @@ class Network:
     )
     train_images: int | None = option("train on this many images only; all where it is left out", None, minimum=1)
     holdout: int = option("training images never trained on, for choices and curves", 0, minimum=0)
-    multiple: int = option("channel counts are rounded up to a multiple of this", 1, minimum=1)
+    multiple: int = option("channel counts are rounded up to a multiple of this, those of `uniform` widths down", 1, minimum=1)
     min_channels: int = option("a layer keeps this many channels at least, or all that it has", 1, minimum=1)
     gpu: int = option(
         "1: on a GPU where there is one, and a cluster is asked for it; 0: on the CPU; more: fine-tuning in as many processes, "

@@ -55,7 +55,7 @@ def score_network(
             (`prunable_layers(..., coupled=True)`): terms are fused over the layers of a group as `criterion.together` says;
             the conditional terms sum the costs of all layers that read it.
         criterion: The name of a term, such as "conditional"; terms with their weights; or CriterionSettings, which also say
-            how they are fused. By default fidelity (3/4) and the L1 norm (1/4), as published.
+            how they are fused. By default fidelity (3/4) and the L1 norm (1/4), our interpretation of the paper.
         autoencoder: The autoencoder of the term `fidelity`.
         outputs: Where Y is read: `activated`, after batch norm and activation, or `convolution`.
         dtype: Precision of the temporary files that hold activations and spectra.

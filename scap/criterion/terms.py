@@ -6,8 +6,9 @@
     layer, seed  its name, and the seed of the criterion
     network, images, layers    the whole network: such a term is called once and gives a value for every layer
 
-To add a term: write its function here, list it in TERMS, test it (tests/unit/criterion/test_terms.py) and give it a line in the
-table of docs/method.md. Imports no torch at the top: the workflow asks what a term needs before any job.
+To add a term: write its function here, list it in TERMS and test it (tests/unit/criterion/test_terms.py); `python -m
+workflow.documents` gives it a line in docs/method.md. Imports no torch at the top: the workflow asks what a term needs before
+any job.
 """
 
 import inspect

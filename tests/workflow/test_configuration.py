@@ -168,6 +168,19 @@ AT_THE_KEY = [
     ("criteria.scap-second.like", 5, "5 is not in criteria; choose one of"),
     ("criteria.scap-second.like", ["scap"], "['scap'] is not in criteria; "),
     ("criteria.scap.like", "scap", "'scap' is like 'scap' itself"),
+    ("criteria.l1.autoencoder", {"bottleneck": 4}, "is read by nothing here; it needs the term fidelity, or leave it out"),
+    ("criteria.l1.seed", 1, "is read by nothing here; it needs the term random, or leave it out"),
+    ("criteria.scap.autoencoder", {"seed": 1}, "seed: is read by nothing here; it needs 'start: random'"),
+    (
+        "criteria.scap.autoencoder",
+        {"kind": "linear", "epochs": 3},
+        "epochs: is read by nothing here; it needs 'kind: nonlinear'",
+    ),
+    ("compensations.mine", {"how": "none", "images": 64}, "images: is read by nothing here; it needs another 'how'"),
+    ("compensations.mine", {"how": "batch-norm", "ridge": 1}, "ridge: is read by nothing here; it needs 'how:"),
+    ("networks.tiny.finetuning.short.temperature", 2, "is read by nothing here; it needs 'distillation' above 0"),
+    (f"{TRAINING}.temperature", 2, "is read by nothing here; it needs 'distillation' above 0"),
+    ("datasets.digits.root", "data", "is read by nothing here; it needs another 'source'"),
 ]
 AT_ITS_ENTRY = [
     (f"{TRAINING}.epoch", 3, "unknown key 'epoch'; did you mean 'epochs'?"),
@@ -220,6 +233,15 @@ def test_a_wrong_key_is_named(tiny, path, value, message):
     assert found.startswith(
         f"config: {path.rpartition('.')[0]}: {message}" if message else f"config: {path.rpartition('.')[0]}"
     )
+
+
+def test_what_an_entry_has_from_another_may_be_idle(tiny):
+    tiny["criteria"]["trained"] = {"terms": {"fidelity": 1}, "autoencoder": {"epochs": 3, "start": "random", "seed": 1}}
+    tiny["criteria"]["linear"] = {"like": "trained", "autoencoder": {"kind": "linear"}}
+    tiny["criteria"]["weights"] = {"like": "linear", "terms": {"l1": 1}}
+    tiny["networks"]["tiny"]["finetuning"]["taught"] = {"like": "short", "distillation": 0.5, "temperature": 2}
+    tiny["networks"]["tiny"]["finetuning"]["untaught"] = {"like": "taught", "distillation": 0}
+    checked(tiny, SCHEMA)
 
 
 @pytest.mark.parametrize("key", [5, None, True, 1.5, (1, 2)])
@@ -314,7 +336,8 @@ def test_the_bottleneck_fits_the_data_of_those_whose_widths_are_taken(tiny):
     tiny["comparisons"] = {"quick": {"runs": [at(tiny, QUICK) | {"criteria": ["l1"], "widths": ["scap"]}]}}
     tiny["targets"] = {"all": ["quick"]}
     assert refusal(tiny).startswith("config: criteria.scap.autoencoder.bottleneck: 129 is more than the 128 spectra")
-    del tiny["criteria"]["scap"]["terms"]["fidelity"]  # without the term, its autoencoder is never fitted
+    tiny["criteria"]["plain"] = {"like": "scap", "terms": {"l1": 1}}  # without the term, its autoencoder is never fitted
+    at(tiny, QUICK)["widths"] = ["plain"]
     checked(tiny, SCHEMA)
 
 
@@ -430,7 +453,7 @@ class TestFiles:
     def test_a_file_of_the_users_goes_on_top(self, folder):
         """Entries are added or changed key by key; terms are replaced."""
         (folder / "mine.yaml").write_text(
-            "criteria:\n  scap: {terms: {l1: 1}}\n  mine: {like: scap, autoencoder: {tolerance: 1e-4}}\n"
+            "criteria:\n  scap: {terms: {l1: 1}}\n  mine: {like: scap, terms: {fidelity: 1}, autoencoder: {tolerance: 1e-4}}\n"
             "networks: {tiny: {baseline: {epochs: 3}}}\n"
         )
         config = self.load(folder, "mine.yaml")

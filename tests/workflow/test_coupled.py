@@ -157,3 +157,20 @@ def test_each_round_is_made_of_the_one_before(coupled, tmp_path):
         planned = project.plan(f"{RUN}/metrics.json")
     assert planned.keys() == {"round_finetune", "round_scores", "round_prune", "finetune", "evaluate"}
     assert len(planned["round_prune"]) == 1  # of the second round
+
+
+@pytest.mark.parametrize(
+    ("scores", "target"),
+    [
+        ("results/tiny/seed0/fidelity/scores.csv", "results/tiny/seed0/fidelity/widths-own/threshold-0.4/compensation-none"),
+        (f"{RUN}/rounds/2/scores.csv", f"{RUN}/rounds/2"),
+    ],
+)
+def test_no_group_and_no_round_is_pruned_by_the_scores_of_another_criterion(coupled, tmp_path, scores, target):
+    project = Project(shutil.copytree(coupled.folder, tmp_path / "copy"))
+    (project / target / "pruned.safetensors").unlink(missing_ok=True)
+    table = pd.read_csv(project / scores)
+    table.assign(score=1 - table["score"]).to_csv(project / scores, index=False)
+    printed = project.snakemake(f"{target}/pruned.safetensors", succeeds=False)
+    assert f"error: {scores}: the scores of layer " in printed
+    assert "are not what this criterion makes of its terms" in printed

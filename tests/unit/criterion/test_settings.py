@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import torch
 
+from scap.criterion.score import score_network
 from scap.criterion.settings import AutoencoderSettings, CalibrationSettings, CriterionSettings
 from scap.criterion.terms import TERMS
 from scap.errors import ScapError
@@ -16,7 +18,12 @@ def test_the_default_is_our_interpretation_of_the_paper():
 
 @pytest.mark.parametrize("term", TERMS)
 def test_every_term_can_stand_alone(term):
-    CriterionSettings(terms={term: 1}, normalise={term: "max"})
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 2, 3))
+    criterion = CriterionSettings(terms={term: 1}, normalise={term: "max"})
+    table = score_network(network, torch.rand(8, 3, 8, 8), criterion=criterion)
+    assert list(table.columns) == ["layer", "channel", term, "score"]
+    assert table["score"].nunique() == 6
 
 
 @pytest.mark.parametrize(
