@@ -15,7 +15,7 @@ from torch import nn
 from scap.checks import check_path
 from scap.errors import DamagedFile, ScapError
 from scap.models.inputs import Example, described, device_and_precision, fitted, run
-from scap.models.layers import weighted_layers, width
+from scap.models.layers import not_a_layer, weighted_layers, width
 from scap.models.modes import evaluating
 from scap.models.names import own_function
 from scap.pruning.copies import check_network, copied, first_line, same_randomness, undisturbed
@@ -107,8 +107,9 @@ def _own_plan(network: nn.Module, plan: Plan | None) -> Plan | None:
 def _check_widths(network: nn.Module, plan: Plan) -> None:
     layers = weighted_layers(network)
     for layer, kept in plan.items():
-        channels = width(layers[layer]) if layer in layers else 0
-        if channels != len(kept):
+        if layer not in layers:
+            raise ScapError(f"plan: {not_a_layer(network, layer, True)}")
+        if (channels := width(layers[layer])) != len(kept):
             raise ScapError(
                 f"plan: layer {layer!r} keeps {len(kept)} channels, but the network's has {channels}; "
                 "save the network that prune_network returned for this plan"

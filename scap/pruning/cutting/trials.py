@@ -41,7 +41,8 @@ class Surgery:
         Random values may switch off what its own do not, and take another way of two that look alike.
         """
         network, example = self.own.as_precise_as(self.rehearsal)
-        finite = all(tensor.isfinite().all() for tensor in network.state_dict().values() if tensor.is_floating_point())
+        held = (tensor for tensor in (*network.parameters(), *network.buffers()) if tensor.is_floating_point())
+        finite = all(tensor.isfinite().all() for tensor in held)
         return (network, example) if finite else None
 
     @cached_property
