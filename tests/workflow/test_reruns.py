@@ -71,9 +71,9 @@ def test_another_training_makes_all_but_the_data_again(project):
     assert "data" not in plan
 
 
-def test_another_seed_of_a_criterion_that_draws_nothing_scores_again_alone(project):
+def test_settings_of_a_criterion_that_change_no_score_score_again_alone(project):
     """The score is the same: what follows is not made again once it has been made."""
-    with project.edited(CONFIG, "l1: {terms: {l1: 1}}", "l1: {terms: {l1: 1}, seed: 1}"):
+    with project.edited(CONFIG, "l1: {terms: {l1: 1}}", "l1: {terms: {l1: 1}, normalise: {l1: min-max}}"):
         assert project.plan()["scores"] == {"l1"}
 
 
