@@ -1,5 +1,6 @@
 """Network architectures by name: built in, from torchvision or timm, or from a function of one's own."""
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,23 +63,19 @@ def check_logits(network: nn.Module, shape: Sequence[int], classes: int) -> None
     """Check that a network classifies images: (N, C, H, W) -> logits (N, classes).
 
     Args:
-        network: Any network; its mode and state stay as they are.
+        network: Any network; a copy of it is run.
         shape: (C, H, W) of an image.
         classes: Number of classes in the data set.
 
     Raises:
         ScapError: Where the network does not run on such images, or returns something else.
     """
-    modes = {module: module.training for module in network.modules()}
     parameter = next(network.parameters(), torch.zeros(()))
     try:
-        output = evaluating(network)(torch.zeros(1, *shape).to(parameter))
+        output = evaluating(copy.deepcopy(network))(torch.zeros(1, *shape).to(parameter))
     except Exception as error:  # the network may be anyone's
         reason = " ".join(str(error).split())
         raise ScapError(f"architecture: the network does not run on images of shape {tuple(shape)}: {reason}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not isinstance(output, Tensor):
         raise ScapError(f"architecture: the network returns {type(output).__name__}; a classifier returns a tensor of logits")
     if output.shape != (1, classes):

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from scap.checks import check_function, check_number, checked_file, shown
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, mapped, run, tensors_of
-from scap.models.modes import evaluating
+from scap.models.modes import in_evaluation
 from scap.pruning.copies import check_network, first_line
 from scap.settings import given
 from scap.training.loop import _deterministic, _end, _Run, _start, _update_average, check_loss
@@ -203,9 +203,8 @@ def _loss_of(network: nn.Module, inputs: Example, targets: Any, loss: Loss, auto
 
 @torch.no_grad()
 def _evaluation(evaluate: Evaluate, network: nn.Module) -> dict[str, float]:
-    training = network.training
-    found = evaluate(evaluating(network))
-    network.train(training)
+    with in_evaluation(network):
+        found = evaluate(network)
     named = found if isinstance(found, Mapping) else {"evaluation": found}
     try:
         row = {str(name): float(value) for name, value in named.items()}

@@ -19,7 +19,7 @@ from scap.data.folder import FolderImages
 from scap.errors import ScapError
 from scap.models.layers import initialise_convolutions
 from scap.models.memory import memory_format
-from scap.models.modes import evaluating
+from scap.models.modes import evaluating, in_evaluation
 from scap.training.augmentation import augmented_batches, check_sizes
 from scap.training.optimiser import make_optimisers, set_learning_rate
 from scap.training.progress import History, fingerprint, load_progress, save_progress
@@ -59,15 +59,14 @@ def evaluate(
     """
     if not len(images):
         return math.nan
-    was_training = network.training
-    network.to(device).eval()
+    network.to(device)
     order = memory_format(network, device)
     correct, wrong = torch.zeros(2, dtype=torch.int64, device=device)
-    for batch, labels in images.batches(batch_size or max(1, BATCH_PIXELS // math.prod(images.shape[1:]))):
-        logits = network(normalise(batch, mean, std, device).contiguous(memory_format=order))
-        correct += (logits.argmax(1) == labels.to(device)).sum()
-        wrong += (~logits.isfinite()).any(1).sum()
-    network.train(was_training)
+    with in_evaluation(network):
+        for batch, labels in images.batches(batch_size or max(1, BATCH_PIXELS // math.prod(images.shape[1:]))):
+            logits = network(normalise(batch, mean, std, device).contiguous(memory_format=order))
+            correct += (logits.argmax(1) == labels.to(device)).sum()
+            wrong += (~logits.isfinite()).any(1).sum()
     if wrong:
         problem = f"the network's outputs for {int(wrong)} of {len(images)} images are NaN or infinite"
         raise ScapError(
@@ -158,7 +157,8 @@ def _check_small_images(network: nn.Module, channels: int, settings: TrainingSet
     probe = evaluating(copy.deepcopy(network)) if settings.small_images else network
     for side in sorted(set(settings.small_images)):
         try:
-            probe(torch.zeros(1, channels, side, side, device=device))
+            with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+                probe(torch.zeros(1, channels, side, side, device=device))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ScapError(

@@ -1,5 +1,7 @@
 """Cuts parameters and buffers of a network to the slices that stay."""
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
@@ -9,12 +11,12 @@ from scap.pruning.channels.graph import Slices
 
 def cut(network: nn.Module, slices: Slices) -> nn.Module:
     """Replace the tensors of `network` named in `slices` by what stays of them; tied ones stay tied. Returns the network."""
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-    smaller: dict[str, Tensor] = {}
-    for (name, dim), kept in slices.items():
-        tensor = smaller.get(name, tensors[name].detach())
-        smaller[name] = tensor.index_select(dim, torch.as_tensor(kept, device=tensor.device))
-    replace_tensors(network, {id(tensors[name]): _like(tensor, tensors[name]) for name, tensor in smaller.items()})
+    every = chain(network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False))
+    tensors: dict[str, Tensor] = dict(every)
+    smaller = {id(tensors[name]): tensors[name].detach() for name, _ in slices}
+    for (tensor, dim), kept in {(id(tensors[name]), dim): kept for (name, dim), kept in slices.items()}.items():
+        smaller[tensor] = smaller[tensor].index_select(dim, torch.as_tensor(kept, device=smaller[tensor].device))
+    replace_tensors(network, {id(tensors[name]): _like(smaller[id(tensors[name])], tensors[name]) for name, _ in slices})
     return network
 
 

@@ -237,3 +237,26 @@ def test_a_small_file_allocates_little_whatever_it_asks_for(tmp_path):
     process.join()
     assert "weights do not fit" in said
     assert grown < 100_000
+
+
+class OneMask(nn.Module):
+    """One buffer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+        mask = torch.linspace(0.5, 1, 6).reshape(1, 6, 1, 1)
+        self.register_buffer("first", mask)
+        self.register_buffer("second", mask)
+
+    def forward(self, images):
+        return self.b((self.a(images) * self.first).relu() * self.second)
+
+
+def test_a_buffer_under_two_names_is_cut_once_and_stays_one(images, tmp_path):
+    pruned = cut_network(OneMask(), {"a": [0, 2, 5]}, images).eval()
+    assert pruned.first is pruned.second
+    assert pruned.first.shape == (1, 3, 1, 1)
+    save_network(tmp_path / "n", pruned)
+    loaded = load_network(tmp_path / "n", build=OneMask, example=images)
+    assert torch.equal(loaded(images), pruned(images))

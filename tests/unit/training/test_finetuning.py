@@ -255,7 +255,7 @@ WRONG = {
         f"resume {resume!r}": ((INPUTS, TARGETS), {"resume": resume}, message)
         for resume, message in {
             0: r"resume is 0 \(int\); give the path of a file",
-            "": r"resume: \. is a folder; give the path of a file in it",
+            "": "resume is '', which names no file; give the path of one",
             (): r"resume is \(\) \(tuple\); give the path",
         }.items()
     },

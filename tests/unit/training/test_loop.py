@@ -192,12 +192,22 @@ def test_a_network_in_evaluation_mode_is_trained_all_the_same(dataset):
     assert same_weights(first, second)
 
 
-def test_training_leaves_the_global_random_state_alone(dataset):
-    network = small_network()
+class Noise(nn.Module):
+    """Draws random values in evaluation too."""
+
+    def forward(self, values):
+        return values + 0.01 * torch.randn(())
+
+
+@pytest.mark.parametrize("sizes", [(), (4, 6)])
+def test_training_leaves_the_global_random_state_alone(dataset, sizes):
+    network = nn.Sequential(Noise(), small_network()) if sizes else small_network()
+    if sizes:  # an evaluation draws for itself
+        dataset = replace(dataset, holdout=Images(dataset.holdout.images[:0], dataset.holdout.labels[:0]))
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    train(network, dataset, settings(epochs=1), seed=0)
+    train(network, dataset, settings(epochs=2, small_images=sizes), seed=0)
     assert torch.equal(torch.rand(3), expected)
 
 
