@@ -57,7 +57,7 @@ class Step:
 
 
 @dataclass
-class Way:
+class Trace:
     """The steps of one run in their order; the result of each tensor's last writer (in place or not)."""
 
     steps: list[Step] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Follower(TorchFunctionMode):
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
         super().__init__()
-        self.network, self.way, self._inside = network, Way(), 0
+        self.network, self.trace, self._inside = network, Trace(), 0
         self._expected: list[str] | None = None
         self._ends: dict[int, str] = {}
         wanted = {network.get_submodule(layer): layer for layer in layers}
@@ -115,8 +115,8 @@ class Follower(TorchFunctionMode):
         """Run the network; before the first time once more, to find the chains."""
         if self._expected is None:
             receive, self.receive = self.receive, lambda layer, kind, values: None
-            way = self._run(images, traced=True)
-            self._expected, self._ends = [step.name for step in way.steps], way.ends()
+            trace = self._run(images, traced=True)
+            self._expected, self._ends = [step.name for step in trace.steps], trace.ends()
             self.receive = receive
         if [step.name for step in self._run(images).steps] != self._expected:
             raise ScapError(
@@ -124,13 +124,13 @@ class Follower(TorchFunctionMode):
                 "values. Use outputs: convolution"
             )
 
-    def _run(self, images: Example, traced: bool = False) -> Way:
-        self.way, self._inside = Way(traced=traced), 0
+    def _run(self, images: Example, traced: bool = False) -> Trace:
+        self.trace, self._inside = Trace(traced=traced), 0
         with self:
             outputs = run_on_images(self.network, images)
-        way, self.way = self.way, Way()
-        way.steps.append(Step("outputs", [way.writers[id(t)] for _, t in tensors_of(outputs) if id(t) in way.writers]))
-        return way
+        trace, self.trace = self.trace, Trace()
+        trace.steps.append(Step("outputs", [trace.writers[id(t)] for _, t in tensors_of(outputs) if id(t) in trace.writers]))
+        return trace
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -157,7 +157,7 @@ class Follower(TorchFunctionMode):
         return leave
 
     def _note(self, name: str, inputs: Any, output: Any, layer: str | None, kind: str) -> None:
-        number = self.way.add(name, inputs, output, layer, kind)
+        number = self.trace.add(name, inputs, output, layer, kind)
         if number in self._ends:
             self._hand(self._ends[number], "outputs", output)
 

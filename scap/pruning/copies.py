@@ -235,6 +235,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+@contextmanager
+def running(example: Example, network: str = "the network") -> Iterator[None]:
+    """Whatever a forward raises becomes a ScapError that says on what `example` the `network` does not run."""
+    try:
+        yield
+    except ScapError:
+        raise
+    except Exception as error:
+        raise ScapError(f"{network} does not run on an example {described(example)}: {first_line(error)}") from error
+
+
 class Rehearsal:
     """A copy of a network with random weights and non-trivial batch norms, on a random example: to try surgery on.
 
@@ -286,12 +297,8 @@ def _check_followed(network: nn.Module) -> None:
 
 def _try(network: nn.Module, fitting: Example, example: Example) -> None:
     """ScapError where the network itself does not run on its example."""
-    try:
+    with running(example):
         run(evaluating(copied(network)), fitting)
-    except ScapError:
-        raise
-    except Exception as error:  # the user's forward may raise anything
-        raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
 
 
 def _precisions(network: nn.Module, example: Example, device: torch.device) -> list[torch.dtype | None]:

@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from scap.errors import ScapError
-from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run, tensors_of
+from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, run, tensors_of
 from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules
-from scap.pruning.copies import check_network, copied, first_line, undisturbed
+from scap.pruning.copies import check_network, copied, running, undisturbed
 
 # Products that torch's counter leaves out, and which argument is their first factor; the second one follows it.
 PRODUCTS = {
@@ -258,11 +258,8 @@ def _macs(network: nn.Module, example: Example) -> int:
 
 def _run_seen(network: nn.Module, example: Example, counter: Any) -> None:
     """Run the network under a counter."""
-    with _every_product_seen(network), counter:
-        try:
-            run(network, fitted(example, *device_and_precision(network)))
-        except Exception as error:  # the user's forward may raise anything
-            raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
+    with running(example), _every_product_seen(network), counter:
+        run(network, fitted(example, *device_and_precision(network)))
 
 
 @contextmanager

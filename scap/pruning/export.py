@@ -13,7 +13,7 @@ from scap.checks import check_path
 from scap.errors import ScapError
 from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, mapped, run, tensors_of
 from scap.models.modes import evaluating
-from scap.pruning.copies import check_network, copied, first_line, undisturbed
+from scap.pruning.copies import check_network, copied, first_line, running, undisturbed
 from scap.pruning.cutting.check import relative_difference
 from scap.writing import write_whole
 
@@ -72,10 +72,8 @@ def _one_more(example: Example) -> Example:
 
 def _try(network: nn.Module, examples: list[Example]) -> None:
     for example in examples:
-        try:
+        with running(example):
             run(network, example)
-        except Exception as error:  # the user's forward may raise anything
-            raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
 
 
 def _exported(network: nn.Module, example: Example, any_batch: bool) -> bytes:

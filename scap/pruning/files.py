@@ -14,11 +14,11 @@ from torch import nn
 
 from scap.checks import check_path
 from scap.errors import DamagedFile, ScapError
-from scap.models.inputs import Example, described, device_and_precision, fitted, run
+from scap.models.inputs import Example, device_and_precision, fitted, run
 from scap.models.layers import not_a_layer, weighted_layers, width
 from scap.models.modes import evaluating
 from scap.models.names import own_function
-from scap.pruning.copies import check_network, copied, first_line, same_randomness, undisturbed
+from scap.pruning.copies import check_network, copied, first_line, running, same_randomness, undisturbed
 from scap.pruning.history import applied, last_applied, note, whole_shapes
 from scap.pruning.plans import Plan, channel_indices, mapped_plan
 from scap.pruning.state import NOTES, State, fill, fit_shapes, is_complete, state_of
@@ -223,12 +223,8 @@ def _try(path: str | Path, network: nn.Module, shape: list[int] | None, example:
         example = torch.zeros([1, *shape[1:]], device="meta" if meta else "cpu")
     trial = evaluating(copied(network))  # a pass may move statistics, and keep what it makes
     trial = trial.to("meta") if meta else trial
-    try:
-        with undisturbed(trial):
-            run(trial, fitted(example, *device_and_precision(trial)))
-    except Exception as error:  # the user's forward may raise anything
-        words = f"its network does not run on an example {described(example)}: {first_line(error)}"
-        raise ScapError(f"{path}: {words}") from error
+    with running(example, f"{path}: its network"), undisturbed(trial):
+        run(trial, fitted(example, *device_and_precision(trial)))
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

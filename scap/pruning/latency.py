@@ -13,8 +13,8 @@ from torch import nn
 
 from scap.checks import check_number
 from scap.errors import ScapError
-from scap.models.inputs import Example, call, described, device_and_precision, first_tensor, fitted, mapped
-from scap.pruning.copies import copied, first_line, same_randomness
+from scap.models.inputs import Example, call, device_and_precision, first_tensor, fitted, mapped
+from scap.pruning.copies import copied, running, same_randomness
 
 Runnable = nn.Module | Callable[..., Any]
 
@@ -144,10 +144,8 @@ def _call(runnable: Runnable, example: Example, device: torch.device) -> Callabl
         _wait(device)
         return time.perf_counter() - start
 
-    try:
+    with running(example):
         timed()
-    except Exception as error:  # the user's forward may raise anything
-        raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
     return timed
 
 

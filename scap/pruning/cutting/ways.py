@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scap.errors import ScapError
-from scap.models.inputs import Example, described, device_and_precision, first_tensor, fitted, run
+from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, run
 from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules, Way
-from scap.pruning.copies import Rehearsal, copied, first_line, reseed
+from scap.pruning.copies import Rehearsal, copied, reseed, running
 from scap.pruning.cutting.check import in_training, without_chance
 
 
@@ -52,10 +52,8 @@ class OwnWay:
         return way
 
     def _tried(self, example: Example) -> Way:
-        try:
+        with running(example):
             return self._note(example)
-        except Exception as error:  # the user's forward may raise anything
-            raise ScapError(f"the network does not run on an example {described(example)}: {first_line(error)}") from error
 
     def check(self, rehearsed: Way, rehearsal: Rehearsal) -> None:
         """ScapError where this way has what the rehearsed one has not: no cut of that could be tried."""
