@@ -405,7 +405,7 @@ def edited(folder: Path, module: str, function: str) -> set[str]:
 
 
 def test_the_surgery_changed_makes_no_baseline_and_no_activations_again(tmp_path):
-    changed = edited(tmp_path, "scap/pruning/surgery.py", "prune_network")
+    changed = edited(tmp_path, "scap/pruning/surgery.py", "cut_network")
     assert "prune.py" in changed
     assert not changed & {"baseline.py", "activations.py", "spectrum.py", "autoencoder.py", "scores.py"}
 

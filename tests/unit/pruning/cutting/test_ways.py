@@ -494,7 +494,9 @@ def test_a_budget_takes_no_table_of_another_network(change, channels, message):
         scap.plan_for(table.replace({"layer": change}), other_network(channels), IMAGES, macs=0.9)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"floors": [1]}, "floors: is a list"), ({"ignore": 3}, "ignore is a int")])
+@pytest.mark.parametrize(
+    ("options", "message"), [({"floors": [1]}, "floors: is a list"), ({"ignore": 3}, r"ignore is 3 \(int\); give a list")]
+)
 def test_floors_and_layers_of_another_type_are_refused(options, message):
     table = scap.score_network(other_network(8), IMAGES, criterion=scap.CriterionSettings(terms={"l1": 1}))
     with pytest.raises(scap.ScapError, match=message):
