@@ -48,6 +48,7 @@ RECIPES: dict[str, dict] = {
     "fast, bfloat16": {**FAST, "precision": "bfloat16"},
     "long": LONG,
     "long, turns of 0.025": {**LONG, "muon": 0.025},
+    "long, turns of 0.025, 21 epochs": {**LONG, "muon": 0.025, "epochs": 21},  # as in config/experiments/full.yaml
     "plain, 12 epochs": PLAIN,
     "plain, 12 epochs, bfloat16": {**PLAIN, "precision": "bfloat16"},
 }
