@@ -4,7 +4,6 @@ import contextlib
 import math
 import zlib
 from collections.abc import Callable
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -210,8 +209,11 @@ def _second_moment(kept: KeptBlocks, shape: tuple[int, int]) -> Callable[[Tensor
     """
     if kept.settings.representation == "complex" and math.prod(shape) <= SMALL:
         passed = kept if kept.settings.kind == "nonlinear" else kept.once()
-        parts = (block.second_moment().double() for block in passed if isinstance(block, ComplexBlock))
-        matrix = reduce(Tensor.add_, parts).to(kept.spectra.precision)
+        total = kept.spectra.inputs.new_zeros(math.prod(shape), math.prod(shape), dtype=torch.float64)
+        for block in passed:
+            assert isinstance(block, ComplexBlock)
+            block.add_second_moment(total)
+        matrix = total.to(kept.spectra.precision)
         return lambda basis: basis @ matrix
 
     def product(basis: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ depends on the image alone is done once per image, not once per pair. `scap.crit
 built directly.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -18,6 +19,7 @@ from scap.criterion.spectra import Layout, Spectra
 EPSILON = 1e-12  # of a norm: a field that is exactly zero gives s = 0 instead of NaN
 LONG, PIECE = 2**15, 2**10  # coordinates up to which float32 sums well enough, and those of a part of a longer sum
 MAPS = 64  # channels of a part of a sum over input channels
+PANEL = 120  # rows of a symmetric matrix that are made at a time; a multiple of the tiles of matrix products
 
 
 def inner_products(rows: Tensor, others: Tensor) -> Tensor:
@@ -27,6 +29,12 @@ def inner_products(rows: Tensor, others: Tensor) -> Tensor:
     those of their parts, in float64.
     """
     return rows @ others.T if rows.shape[1] <= LONG else _LongProduct.apply(rows, others)
+
+
+def panels(size: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the parts of a symmetric matrix (size, size) that cover its lower triangle."""
+    for start in range(0, size, PANEL):
+        yield slice(start, start + PANEL), slice(0, start + PANEL)
 
 
 class _LongProduct(torch.autograd.Function):
@@ -82,12 +90,19 @@ class ComplexBlock:
         """⟨row, s_nk⟩ of rows (R, C + 1, H·W), (R, n, K): equation 5."""
         return _Projection.apply(rows.flatten(1), self.x.flatten(1), self.broadcast, self.inverse)
 
-    def second_moment(self) -> Tensor:
-        """Σ s sᵀ over all pairs, (D, D) for D = (C + 1)·H·W."""
-        x, square = self.x.flatten(1), self.inverse.square()
+    def add_second_moment(self, total: Tensor) -> None:
+        """Add Σ s sᵀ over all pairs to `total` (D, D), D = (C + 1)·H·W."""
+        x, y, square = self.x.flatten(1), self.broadcast.T, self.inverse.square()
+        size = x.shape[1]
         cross = x.T @ (self.inverse[:, None] @ self.broadcast.unflatten(0, self.norm.shape))[:, 0]
-        upper = torch.cat([x.T @ (x * square.sum(1, keepdim=True)), cross], dim=1)
-        return torch.cat([upper, torch.cat([cross.T, self.broadcast.T @ self.broadcast], dim=1)])
+        total[:size, :size] += x.T @ (x * square.sum(1, keepdim=True))
+        total[:size, size:] += cross
+        total[size:, :size] += cross.T
+        of_y = total[size:, size:]
+        for rows, columns in panels(len(y)):
+            product = y[rows] @ y[columns].T
+            of_y[rows, columns] += product
+            of_y[: rows.start, rows] += product[:, : rows.start].T
 
 
 class _Projection(torch.autograd.Function):

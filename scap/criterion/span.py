@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from scap.criterion.projections import panels
 from scap.criterion.spectra import Spectra
 
 CHUNK = 4096  # coordinates of the inputs that are held in float64 at a time
@@ -44,7 +45,8 @@ def span_of(spectra: Spectra) -> Span:
     """The span of the inputs of all images. Its coordinates are padded with zeros to w maps of H·W."""
     gram = spectra.inputs.new_zeros(spectra.images, spectra.images, dtype=torch.float64)
     for part in _chunks(spectra):
-        gram.addmm_(part, part.T)
+        for rows, columns in panels(spectra.images):  # eigh reads the lower triangle alone
+            gram[rows, columns].addmm_(part[rows], part[columns].T)
     norm = gram.diagonal().sqrt()  # of unit spectra, so that a quiet image is as exact as a loud one
     divisor = torch.where(norm > 0, norm, 1)
     values, vectors = torch.linalg.eigh(gram / torch.outer(divisor, divisor))

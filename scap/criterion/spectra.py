@@ -22,6 +22,7 @@ from scap.reading import open_tensors
 from scap.tensors import TensorFile
 
 DOMAINS = ("frequency", "space")
+CACHED = 2**21  # numbers that are transformed at a time
 
 
 @dataclass(frozen=True)
@@ -168,16 +169,17 @@ def write_spectra(
     path: str | Path,
     *,
     dtype: torch.dtype = torch.float16,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     report: Callable[[dict[str, int]], None] | None = None,
 ) -> None:
-    """Transform a layer's activations into its spectra file, `batch_size` images at a time.
+    """Transform a layer's activations into its spectra file, `batch_size` images at a time: by default what a cache holds.
 
     Raises ScapError where the activations are missing or damaged, or the spectra overflow `dtype`.
     """
     inputs, outputs = open_activations(activations, layer)
     (n, c, height, width), k = inputs.shape, outputs.shape[1]
     shapes = {"inputs": (n, c, height * width), "outputs": (n, k, height * width)}
+    batch_size = batch_size or max(1, CACHED // ((c + k) * height * width))
     metadata = {"layer": layer, "height": str(height), "width": str(width)}
     with TensorFile(Path(path), shapes, dtype, metadata=metadata) as file:
         for start in range(0, n, batch_size):
