@@ -370,9 +370,13 @@ def test_too_few_images_are_said():
     network, data = chain(channels=40, size=2)
     with pytest.warns(UserWarning, match=r"layer '0': 3 calibration images give fewer samples .* 90 images"):
         conditional_scores(network, data[:3], ["0"], form="taps")
+    data = data.repeat(8, 1, 1, 1)
+    with pytest.warns(UserWarning, match=r"layer '0': 89 calibration images .* 90 images"):
+        conditional_scores(network, data[:89], ["0"], form="taps")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        conditional_scores(network, data.repeat(4, 1, 1, 1), ["0"])
+        conditional_scores(network, data[:90], ["0"], form="taps")
+        conditional_scores(network, data[:48], ["0"])
 
 
 def replaced(data, value):
