@@ -133,6 +133,8 @@ def test_a_block_stands_in_lines_of_its_own(tables):
         ("value runs top1 criterion=scrap", "no row of the table has {'criterion': 'scrap'}"),
         ("value runs top2", "Column not found: top2"),
         ("value runs top1", "a seed has several values of 'top1'; choose among runs that differ in criterion"),
+        ("change runs top1 criterion=l1 against=network=net", "not unique in right dataset"),
+        ("change runs top1 network=net against=criterion=l1", "not unique in left dataset"),
         ("summary runs by=network", "a seed has several values of 'top1'; choose among runs that differ in criterion"),
         ("seeds runs by=network of=top1", "a seed has several values of 'top1'; choose among runs that differ in criterion"),
         ("tabel runs", "'tabel'"),
