@@ -1,6 +1,6 @@
 """Documents without typed numbers: blocks that are made from tables, settings and code.
 
-    <!-- made by: summary cifar10 against=criterion=scap -->
+    <!-- made by: summary half-criteria show=top1 -->
 
     (the table)
 
@@ -22,7 +22,7 @@ from scap.errors import ScapError
 from workflow.manual import MANUAL, ROOT
 from workflow.tables import TABLES
 
-DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/*.md", "results/*/README.md")
+DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/*.md")
 BLOCK = re.compile(r"<!-- made by: (?P<call>[^>]+?) -->(?P<body>.*?)<!-- end -->", re.DOTALL)
 RENDERERS: dict[str, Callable[..., str]] = {function.__name__: function for function in (*TABLES, *MANUAL)}
 

@@ -86,6 +86,17 @@ def _matches(values: pd.Series, text: str) -> pd.Series:
     return values.astype(str).isin(text.split(","))
 
 
+def one_value_a_seed(runs: pd.DataFrame, columns: Sequence[str], what: object) -> pd.DataFrame:
+    """The same runs, which a mean over seeds may be taken of; ScapError where one seed has several values of a column."""
+    if {*PAIRED} <= {*runs.columns}:
+        for column in columns:
+            if (runs.groupby(PAIRED)[column].nunique() > 1).any():
+                differing = [axis for axis in AXES if axis in runs and runs[axis].nunique() > 1]
+                words = f"a seed has several values of {column!r}; choose among runs that differ in {', '.join(differing)}"
+                raise ScapError(f"{what}: {words}")
+    return runs
+
+
 def as_it_is(table: pd.DataFrame) -> str:
     """All rows and columns of a table in Markdown."""
     body = [[cell(part) for part in row] for row in table.astype(object).to_numpy()]
@@ -107,82 +118,49 @@ def groups_of(runs: pd.DataFrame, keys: list[str], order: str) -> list[tuple[tup
     return groups
 
 
-def changes(runs: pd.DataFrame, group: pd.DataFrame, keys: Sequence[str], against: str, column: str) -> pd.Series:
-    """Differences in a column from the runs that `against` names, of the same network, seed and other keys."""
-    fixed = dict(word.split("=", 1) for word in against.split())
-    pairs = [*PAIRED, *(key for key in keys if key not in fixed and key not in PAIRED)]
-    both = group.merge(chosen(runs, fixed), on=pairs, suffixes=("", "_other"), validate="many_to_one")
-    return both[column] - both[f"{column}_other"]
-
-
-def _change(values: pd.Series) -> str:
-    if values.empty or (values == 0).all():
-        return ""
-    several = f" ({values.min():+.2f} to {values.max():+.2f})" if len(values) > 1 else ""
-    return f"{values.mean():+.2f}{several}".replace("-", "−")
-
-
 # Renderers
 
 
-def summary(
-    name: str,
-    *,
-    by: str = "criterion",
-    show: str = "flops,params,top1",
-    against: str = "",
-    order: str = "",
-    names: str = "",
-    **where: str,
-) -> str:
-    """Runs by their `by`: means over seeds of what is to `show`, and the change of the last `against` another group.
-
-    `names`: a table that says what each value of the first key means.
-    """
+def summary(name: str, *, by: str = "criterion", show: str = "flops,params,top1", order: str = "", **where: str) -> str:
+    """Runs by their `by`: means over seeds of what is to `show`."""
     runs, keys = chosen(read(name), where), by.split(",")
     measures = [MEASURES[name] for name in show.split(",")]
-    meaning = read(names).set_index(keys[0])["meaning"] if names else None
-    head = [TITLES.get(key, key) for key in keys] + ["what it is"] * (meaning is not None) + [each.title for each in measures]
+    columns = [each.column for each in measures]
     body = []
     for point, group in groups_of(runs, keys, order):
         line = [f"`{part}`" if isinstance(part, str) else f"{part:g}" for part in point]
-        line += [] if meaning is None else [str(meaning[point[0]])]
-        line += [each.show(group[each.column]) for each in measures]
-        body.append(line + ([_change(changes(runs, group, keys, against, measures[-1].column))] if against else []))
-    return markdown(head + ([f"change from {against.split()[0].split('=')[1]}, points"] if against else []), body)
+        group = one_value_a_seed(group, columns, point)
+        body.append(line + [each.show(group[each.column]) for each in measures])
+    return markdown([TITLES.get(key, key) for key in keys] + [each.title for each in measures], body)
 
 
-def seeds(name: str, *, by: str = "criterion", of: str = "holdout", also: str = "top1", names: str = "", **where: str) -> str:
+def seeds(name: str, *, by: str = "criterion", of: str = "holdout", also: str = "top1", **where: str) -> str:
     """Runs by one key with a column a seed, the best mean first."""
     runs, first, second = chosen(read(name), where), MEASURES[of], MEASURES[also]
+    for point, group in runs.groupby(by):
+        one_value_a_seed(group, [first.column, second.column], point)
     wide = runs.pivot_table(index=by, columns="seed", values=first.column).assign(mean=lambda table: table.mean(axis=1))
     wide = wide.assign(other=runs.groupby(by)[second.column].mean()).sort_values("mean", ascending=False)
-    meaning = read(names).set_index(by)["meaning"] if names else None
-    head = [by, *(["what it is"] * (meaning is not None)), *(f"seed {seed}" for seed in wide.columns[:-2])]
-    body = [
-        [f"`{name}`", *([] if meaning is None else [str(meaning[name])]), *(f"{value:.2f}" for value in row)]
-        for name, row in zip(wide.index, wide.to_numpy(), strict=True)
-    ]
+    head = [by, *(f"seed {seed}" for seed in wide.columns[:-2])]
+    body = [[f"`{name}`", *(f"{value:.2f}" for value in row)] for name, row in zip(wide.index, wide.to_numpy(), strict=True)]
     return markdown([*head, f"{first.title}, mean", f"{second.title}, mean"], body)
 
 
 def value(name: str, column: str, how: str = "mean", *, form: str = ".2f", unit: str = "", **where: str) -> str:
     """One number: a statistic (mean, min, max, std, count, sum) of a column."""
-    found = format(getattr(chosen(read(name), where)[column], how)(), form)
+    rows = chosen(read(name), where)
+    if how in ("mean", "std"):
+        one_value_a_seed(rows, [column], where)
+    found = format(getattr(rows[column], how)(), form)
     return f"{found} {unit}".strip().replace("-", "−")
 
 
 def change(name: str, column: str, how: str = "mean", *, against: str, form: str = "+.2f", **where: str) -> str:
-    """One number: the change of a column against other runs of the same network and seed."""
-    table = read(name)
-    found = getattr(changes(table, chosen(table, where), (), against, column), how)()
+    """One number: the change of a column against the runs that `against` names, of the same network and seed."""
+    runs, others = read(name), dict(word.split("=", 1) for word in against.split())
+    both = chosen(runs, where).merge(chosen(runs, others), on=PAIRED, suffixes=("", "_other"), validate="one_to_one")
+    found = getattr(both[column] - both[f"{column}_other"], how)()
     return format(found, form).replace("-", "−")
-
-
-def table(name: str, *, columns: str = "", **where: str) -> str:
-    """The rows of a table as they are."""
-    rows = chosen(read(name), where)
-    return as_it_is(rows[columns.split(",")] if columns else rows)
 
 
 def benchmark(name: str, *, columns: str = "", **where: str) -> str:
@@ -228,4 +206,4 @@ def _facts(runs: pd.DataFrame) -> list[str]:
     return [named[0], str(len(runs)), *named[1:], f"{runs['finetune_seconds'].sum() / 3600:.1f}"]
 
 
-TABLES = (summary, seeds, value, change, table, benchmark, overview, published)
+TABLES = (summary, seeds, value, change, benchmark, overview, published)

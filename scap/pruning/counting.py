@@ -40,7 +40,7 @@ def count_operations(network: nn.Module, example: Example) -> dict[str, int]:
             list of such, where the network takes them.
 
     Returns:
-        `macs` (1 MAC = 1 FLOP) and `params` (all trainable tensors, batch norm's included), exact. N does not change them:
+        `macs` (1 MAC = 1 FLOP) and `params` (all, batch norms' and frozen ones included), exact. N does not change them:
         the network runs on the first image alone. Where it cannot, they are what it does for all N, divided by N.
 
     Raises:

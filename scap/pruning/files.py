@@ -136,7 +136,8 @@ def load_network(
         The network.
 
     Raises:
-        ScapError: For a missing or damaged file, and where network and weights do not fit: `build` makes tensors of other
+        ScapError: For a missing or damaged file, for one that names no architecture where `build` is not given, or a Python
+            file where `run_code` is not, and where network and weights do not fit: `build` makes tensors of other
             shapes than the network had, unpruned, that was saved, or one tensor for two of different values. Nothing much
             larger than the file is allocated before that is known.
 

@@ -21,17 +21,29 @@ Runnable = nn.Module | Callable[..., Any]
 
 @dataclass(frozen=True)
 class Latency:
-    """What measure_latency found; times in seconds of one call, which is one batch."""
+    """What measure_latency found; times in seconds of one call, which is one batch.
+
+    Attributes:
+        median: Of the calls, seconds.
+        spread: Between their quartiles, seconds.
+        images: How many a call takes.
+        threads: Of torch on the CPU.
+        device: Where the network ran.
+        repeats: How many calls were counted.
+        other: Median of the other network, seconds; None without one.
+        ratio: Median over pairs of calls of the time of `network` over that of `other`: below 1 it is faster.
+        ratio_spread: Between the quartiles of these ratios.
+    """
 
     median: float
-    spread: float  # between the quartiles
-    images: int  # of a batch
+    spread: float
+    images: int
     threads: int
     device: str
     repeats: int
-    other: float | None = None  # median of the other network
-    ratio: float | None = None  # median over pairs of calls: time of the network / time of the other
-    ratio_spread: float | None = None  # between the quartiles
+    other: float | None = None
+    ratio: float | None = None
+    ratio_spread: float | None = None
 
     def __str__(self) -> str:
         text = f"{1e3 * self.median:.3g} ms ± {1e3 * self.spread / 2:.2g} for {self.images} images on {self.device}"
@@ -67,7 +79,8 @@ def measure_latency(
         its median `other`, and `ratio` and `ratio_spread` of paired calls. A ratio below 1: `network` is faster.
 
     Raises:
-        ScapError: Where a network does not run on the example or cannot be copied, and for numbers that are none.
+        ScapError: Where a network does not run on the example or cannot be copied, and for `threads`, `warmup` or `repeats`
+            that are no whole numbers or too small.
 
     Example:
         >>> import scap, torch

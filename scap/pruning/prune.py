@@ -24,9 +24,11 @@ def prune_network(
 
     Args:
         network: Any module; it is not altered.
-        plan: Layer (module path) -> the output channels that it keeps, increasing. From `plan_at`, or written by hand.
-        images: Inputs (N, channels, H, W) on the network's device, normalised as in training. One is enough for the cut;
-            compensation wants 512 or more; a DataLoader is read once, whole.
+        plan: Layer (module path) -> the output channels that it keeps, increasing. From `plan_for` or `plan_at`, or written
+            by hand.
+        images: Inputs (N, channels, H, W) on the network's device, normalised as in training. One is enough for the cut,
+            a tuple or dict of all arguments too; compensation takes one tensor, of 512 images or more. A DataLoader is
+            read once, whole.
         compensate: How the next layers make up for what went, without training: `none`; `batch-norm` estimates the
             statistics of batch norms again; `channelwise` lets the channels that stay replace the others; `full` solves
             for the next layers' weights (equations 17 to 20).

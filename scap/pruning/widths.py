@@ -55,11 +55,11 @@ def plan_for(
         params: Share of the parameters that may be left, in (0, 1].
         latency: Share of the time that the example may take, in (0, 1], as `measure_latency` finds it here, by cutting and
             measuring in a bisection.
-        multiple: Numbers of channels are rounded up to a multiple of this.
-        min_channels: A layer keeps so many channels at least, or all that it has.
-        floors: As `min_channels`, for single layers.
+        multiple: Numbers of channels are rounded up to a multiple of this, where the layer has as many.
+        min_channels: A layer keeps this many channels at least, or all that it has.
+        floors: As `min_channels`, for single layers by name.
         ignore: Layers that keep all their channels; they are not in the plan.
-        threads: Of the measurements.
+        threads: Threads of torch on the CPU while latency is measured; as they are by default.
 
     Returns:
         Layer -> the output channels that it keeps, increasing: a dict with the attributes `threshold` and `reached`, the

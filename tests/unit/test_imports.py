@@ -1,4 +1,4 @@
-"""The rooms of the library: imports run one way, packages are cheap to enter."""
+"""The packages of the library: imports run one way, and importing one costs little."""
 
 import ast
 from pathlib import Path
@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# A room may import from those before it, and from itself.
+# A package, or a module that is named here, may import from those before it, and from itself.
 BASE = ("errors", "published", "checks", "settings", "reading", "writing", "tensors", "models.names", "data.sources")
 ORDER = (*BASE, "data.torchvision_cure", "models", "data", "pruning", "training", "criterion", "torch_pruning")
-ALONE = {
-    "figures": ("errors", "published", "reading", "writing", "models.names")
-}  # what figures may import beside their own room
+ALONE = {"figures": ("errors", "published", "reading", "writing", "models.names")}  # what figures may import beside themselves
 
 
 def modules() -> dict[str, Path]:
@@ -32,7 +30,7 @@ def imports(path: Path) -> set[str]:
     return {name.removeprefix("scap.") for name in found if name.startswith("scap.")} & modules().keys()
 
 
-def room(module: str) -> str:
+def package(module: str) -> str:
     return module if module in ORDER else module.split(".")[0]
 
 
@@ -41,12 +39,12 @@ INNER = sorted(name for name in modules() if not name.endswith("__init__"))
 
 @pytest.mark.parametrize("module", INNER)
 def test_imports_run_one_way(module):
-    own = room(module)
+    own = package(module)
     for imported in imports(modules()[module]):
         if own in ALONE:
-            assert room(imported) == own or imported in ALONE[own], f"{module} imports {imported}"
+            assert package(imported) == own or imported in ALONE[own], f"{module} imports {imported}"
         else:
-            assert ORDER.index(room(imported)) <= ORDER.index(own), f"{module} imports {imported}"
+            assert ORDER.index(package(imported)) <= ORDER.index(own), f"{module} imports {imported}"
 
 
 @pytest.mark.parametrize("module", INNER)
@@ -64,5 +62,5 @@ def test_init_files_of_packages_are_empty():
     assert [path for path in packages if path.read_text()] == []
 
 
-def test_every_module_belongs_to_a_room():
-    assert {room(name) for name in INNER} == {*ORDER, *ALONE}
+def test_every_module_belongs_to_a_package():
+    assert {package(name) for name in INNER} == {*ORDER, *ALONE}

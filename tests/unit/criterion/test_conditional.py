@@ -204,6 +204,27 @@ def test_channelwise_and_taps_agree_for_any_1x1_kernel(stride, padding):
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-9)
 
 
+class TwoSizes(nn.Module):
+    """One producer that is read from maps of 4x4 and, pooled, of 1x1."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.large, self.small = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, images):
+        read = self.first(images).relu()
+        return self.large(read).mean((2, 3)) + self.small(functional.avg_pool2d(read, 4)).flatten(1)
+
+
+def test_consumers_of_maps_of_several_sizes_weigh_alike_in_all_forms():
+    """On maps that are constant over space only one frequency is there, and each position counts as any other."""
+    torch.manual_seed(0)
+    network = TwoSizes().double().eval()
+    data = torch.randn(40, 3, 1, 1, dtype=torch.float64).expand(-1, -1, 4, 4).contiguous()
+    scores = [conditional_scores(network, data, ["first"], form=form, ridge=1e-3)["first"] for form in ALL]
+    np.testing.assert_allclose(scores[1:], [scores[0]] * 2, rtol=1e-9)
+
+
 def test_the_reported_relative_error_is_the_measured_one():
     """Channels up to a score removed, the consumer's weights fitted to the rest: its outputs are off by that score."""
     network, data = chain(channels=6)
@@ -349,9 +370,13 @@ def test_too_few_images_are_said():
     network, data = chain(channels=40, size=2)
     with pytest.warns(UserWarning, match=r"layer '0': 3 calibration images give fewer samples .* 90 images"):
         conditional_scores(network, data[:3], ["0"], form="taps")
+    data = data.repeat(8, 1, 1, 1)
+    with pytest.warns(UserWarning, match=r"layer '0': 89 calibration images .* 90 images"):
+        conditional_scores(network, data[:89], ["0"], form="taps")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        conditional_scores(network, data.repeat(4, 1, 1, 1), ["0"])
+        conditional_scores(network, data[:90], ["0"], form="taps")
+        conditional_scores(network, data[:48], ["0"])
 
 
 def replaced(data, value):

@@ -212,6 +212,17 @@ def test_the_consumers_calibration_error_never_rises_and_is_the_reported_one(how
     assert done["layers"].tolist() == ["inner", "left", "left, right, deeper"]
 
 
+@pytest.mark.parametrize("how", ["channelwise", "full"])
+@pytest.mark.parametrize("ridge", [1.0, 30.0, 1e3])
+def test_a_ridge_that_is_far_too_large_is_no_worse_than_the_plain_cut(how, ridge):
+    """It would shrink the weights of the channels that stay, too (docs/conditional.md, equation C8)."""
+    network, images = chain()
+    _, table = prune_and_compensate(network, {"first": [0, 2, 3]}, images, how, ridge=ridge)
+    rows = table[table["done"] == how]
+    assert len(rows) == 1
+    assert (rows["error_after"] <= rows["error_before"] * (1 + 1e-9)).all()
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("norm", [True, False])
 def test_constants_find_a_place(bias, norm):

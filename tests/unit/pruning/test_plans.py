@@ -27,6 +27,11 @@ def test_the_order_of_the_rows_does_not_matter(table):
     assert plan_of_widths(table, {"a": 1, "b": 2}) == {"a": [1], "b": [0, 2]}
 
 
+def test_of_equal_scores_the_smaller_channel_stays_in_wide_layers_too():
+    table = pd.DataFrame({"layer": "wide", "channel": range(1000), "score": [0.25, 0.5] * 500})
+    assert plan_of_widths(table, {"wide": 600}) == {"wide": sorted([*range(1, 1000, 2), *range(0, 200, 2)])}
+
+
 def changed(column, row, value):
     table = TABLE.astype({column: object})
     table.loc[row, column] = value

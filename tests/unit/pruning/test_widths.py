@@ -137,6 +137,19 @@ def test_a_damaged_table_is_named(small, score):
         plan_for(table, small, PIXELS, macs=0.5)
 
 
+def test_scores_that_rounding_has_put_above_1_have_a_threshold_that_plan_at_takes(small):
+    table = table_of(SMALL).assign(score=1 + 5e-7)
+    plan = plan_for(table, small, PIXELS, macs=1.0)
+    assert plan == plan_at(table, plan.threshold)
+
+
+def test_every_number_of_channels_is_a_share():
+    """29 / 50 of 50 channels are 29, though the product of floats is a little less."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 50, 1), torch.nn.ReLU(), torch.nn.Conv2d(50, 2, 1)).eval()
+    found = [uniform_widths(network, ["0"], torch.zeros(1, 1, 2, 2), macs=(3 * count + 1) / 150)["0"] for count in range(1, 50)]
+    assert found == list(range(1, 50))
+
+
 def test_the_plan_says_its_threshold_and_what_it_leaves(small):
     table = table_of(SMALL)
     plan = plan_for(table, small, PIXELS, macs=0.5)

@@ -52,6 +52,14 @@ def test_all_positions_of_a_large_map_come_up():
     assert sorted(seen.flatten().tolist()) == list(range(1024))
 
 
+def test_all_positions_of_a_linear_layer_come_up():
+    """Four images of 256 positions, in two batches: together they show each of them once."""
+    layer = nn.Linear(1, 1).double()
+    inputs = torch.arange(256.0, dtype=torch.float64).view(1, 256, 1).expand(4, 256, 1)
+    seen = torch.cat([samples(layer, part, layer(part), first)[0] for first, part in ((0, inputs[:1]), (1, inputs[1:]))])
+    assert sorted(seen.flatten().tolist()) == list(range(256))
+
+
 def test_linear_layers_of_vectors_and_of_positions():
     torch.manual_seed(0)
     assert_same_product(nn.Linear(7, 3), torch.randn(4, 7, dtype=torch.float64))
