@@ -71,10 +71,10 @@ def _leaves(value: Any, path: str, seen: set[int], depth: int = DEEPEST) -> Iter
 
 def _items(value: Any) -> list[tuple[Any, Any]] | None:
     """What a value holds, by key; None where it is a leaf."""
+    if isinstance(value, Mapping):  # first: one whose attributes are its keys may raise anything where it is asked for another
+        return list(value.items())
     if value is None or isinstance(value, str | bytes | range | Tensor | type | nn.Module) or hasattr(value, "__array__"):
         return None
-    if isinstance(value, Mapping):
-        return list(value.items())
     if isinstance(value, Collection):
         return list(enumerate(value))
     if callable(value):
