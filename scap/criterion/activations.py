@@ -58,7 +58,7 @@ def record_activations(
     with undisturbed(network):
         network = evaluating(copied(network))
         recorder = Follower(network, layers) if outputs == "activated" else Hooks(network, layers)
-        shapes = _probe(recorder, fitted(part(images, 0, 1), *fitting), layers)
+        shapes = _probe(recorder, fitted(part(images, 0, 1), *fitting), layers, coupled)
         tensors = {f"{layer}.{kind}": (total, *shape) for (layer, kind), shape in shapes.items()}
         with TensorFile(path, tensors, dtype) as file:
             for start in range(0, total, batch_size):
@@ -114,7 +114,7 @@ def _forward(recorder: Hooks | Follower, batch: Example, receive: Receive) -> No
     recorder.run(batch)
 
 
-def _probe(recorder: Hooks | Follower, image: Example, layers: Sequence[str]) -> Shapes:
+def _probe(recorder: Hooks | Follower, image: Example, layers: Sequence[str], coupled: bool) -> Shapes:
     shapes: Shapes = {}
     calls: Counter[str] = Counter()
 
@@ -128,5 +128,6 @@ def _probe(recorder: Hooks | Follower, image: Example, layers: Sequence[str]) ->
     for layer in layers:
         if calls[layer] != 2:
             how = "used more than once" if calls[layer] else "not used"
-            raise ScapError(f"layer {layer!r} is {how} when the network runs; leave it out")
+            remedy = "leave out its group, which scap.explain with coupled=True names" if coupled else "leave it out"
+            raise ScapError(f"layer {layer!r} is {how} when the network runs; {remedy}")
     return shapes

@@ -168,7 +168,7 @@ def row_shape(input_channels: int, layout: Layout, representation: str) -> tuple
 @torch.no_grad()
 def fidelities(network: Autoencoder, spectra: Spectra, settings: AutoencoderSettings) -> Tensor:
     """F_k = mean_n cos(s_nk, ŝ_nk), (K,) float64 on the CPU (equation 9)."""
-    total = torch.zeros(spectra.channels, dtype=torch.float64)
+    total = torch.zeros(spectra.channels, dtype=torch.float64, device="cpu")
     for batch in spectra.to(network.rows.device).batches(settings.batch_size):
         parts = [cosine(*network.similarity(block)).double().cpu() for block in blocks(batch, settings)]
         total += torch.cat([part.reshape(-1) for part in parts]).view(batch.images, batch.channels).sum(0)

@@ -40,10 +40,10 @@ def eliminate(problems: list[Problem], channels: int) -> Elimination:
     Costs of several problems add up. Ties go to the channel with the smaller number. The problems are used up.
     """
     states = [_State(problem) for problem in problems]
-    left = torch.ones(channels, dtype=torch.bool)
+    left = torch.ones(channels, dtype=torch.bool, device="cpu")
     order, costs = [], []
     for _ in range(channels):
-        total = sum((state.costs(channels) for state in states), torch.zeros(channels, dtype=torch.float64))
+        total = sum((state.costs(channels) for state in states), torch.zeros(channels, dtype=torch.float64, device="cpu"))
         total[~left] = torch.inf
         chosen = int(total.argmin())
         order.append(chosen)
@@ -60,7 +60,7 @@ class _State:
     def __init__(self, problem: Problem) -> None:
         self.weights = _reduced(problem.weights)
         root = torch.linalg.cholesky(problem.moments)
-        problem.moments = problem.weights = torch.empty(0)  # their memory is needed
+        problem.moments = problem.weights = torch.empty(0, device="cpu")  # their memory is needed
         self.inverse = torch.cholesky_inverse(root)
         self.channels, self.blocks = problem.channels.tolist(), problem.blocks.to(self.weights.device)
         self.diagonal = self.inverse[:, self.blocks[:, :, None], self.blocks[:, None, :]]  # (F, K', b, b): P_kk
@@ -74,8 +74,8 @@ class _State:
             cost = (gram.real / self.diagonal.real).sum((0, 2, 3))
         else:
             cost = torch.linalg.solve(self.diagonal, gram).diagonal(dim1=2, dim2=3).real.sum((0, 2))
-        return torch.zeros(channels, dtype=torch.float64).index_add(
-            0, torch.tensor(self.channels, dtype=torch.long), cost.cpu()
+        return torch.zeros(channels, dtype=torch.float64, device="cpu").index_add(
+            0, torch.tensor(self.channels, dtype=torch.long, device="cpu"), cost.cpu()
         )
 
     def remove(self, channel: int) -> None:

@@ -61,7 +61,7 @@ def random_autoencoder(spectra: Spectra, settings: AutoencoderSettings, bottlene
     """Random weights by (seed, layer): E and D with unit-variance projections of unit spectra, biases zero."""
     shape = row_shape(spectra.inputs.shape[1], spectra.layout, settings.representation)
     generator = _generator(settings, layer, "weights")
-    rows = torch.randn(2 * bottleneck + 1, *shape, generator=generator, dtype=spectra.precision)
+    rows = torch.randn(2 * bottleneck + 1, *shape, generator=generator, dtype=spectra.precision, device="cpu")
     rows[bottleneck:] /= math.sqrt(bottleneck * math.prod(shape))
     rows[-1] = 0
     return Autoencoder(rows, rows.new_zeros(bottleneck), settings.activation)
@@ -183,7 +183,9 @@ def principal_subspace(
     size = min(math.prod(shape), 2 * settings.bottleneck + 8)
     generator = torch.Generator().manual_seed(0)
     basis = _orthonormal(
-        torch.randn(size, math.prod(shape), generator=generator, dtype=spectra.precision).to(spectra.inputs.device)
+        torch.randn(size, math.prod(shape), generator=generator, dtype=spectra.precision, device="cpu").to(
+            spectra.inputs.device
+        )
     )
     previous = basis.new_zeros(size)
     for iteration in range(iterations):

@@ -34,17 +34,17 @@ class Form:
     def _taps(self, consumer: Consumer) -> Tensor:
         if isinstance(self.layer, nn.Linear) and consumer.columns.shape[1] > 1:
             return consumer.columns  # flattened maps: the pixels of a channel are its taps
-        return torch.arange(self.weights.shape[1]).view(-1, taps_of(self.layer))
+        return torch.arange(self.weights.shape[1], device="cpu").view(-1, taps_of(self.layer))
 
     def _kernel(self) -> Tensor:
         """(T, O, R): weights of each tap, times the root of the share of positions at which it reads the map."""
-        share = torch.ones(1) if self.taps.shape[1] != taps_of(self.layer) else coverage(self.layer, self.inputs)
+        share = torch.ones(1, device="cpu") if self.taps.shape[1] != taps_of(self.layer) else coverage(self.layer, self.inputs)
         return (self.weights[:, self.taps] * share.sqrt().to(self.weights)).permute(2, 0, 1)
 
     def _blocks(self, consumer: Consumer) -> Tensor:
         """(K', m): which of the R channels are each channel of the producer."""
-        row_of = torch.full((self.weights.shape[1],), -1)
-        row_of[self.taps] = torch.arange(len(self.taps))[:, None]
+        row_of = torch.full((self.weights.shape[1],), -1, device="cpu")
+        row_of[self.taps] = torch.arange(len(self.taps), device="cpu")[:, None]
         return row_of[consumer.columns][:, :: self.taps.shape[1]]
 
     def inputs_read(self) -> int:
@@ -154,7 +154,7 @@ class Spectral(Form):
         rows, columns = (slice(None, None, dilation) for dilation in self.layer.dilation)
         reach = [d * (k - 1) + 1 for d, k in zip(self.layer.dilation, self.layer.kernel_size, strict=True)]
         spread[..., : reach[0], : reach[1]][..., rows, columns] = kernel
-        column = torch.arange(width // 2 + 1, dtype=torch.float64)
+        column = torch.arange(width // 2 + 1, dtype=torch.float64, device="cpu")
         twice = torch.where((column == 0) | (2 * column == width), 1.0, 2.0)  # the other half plane is the same
         pixels = self._tile()[0] * self._tile()[1]
         transfer = torch.fft.rfft2(spread).conj() * (twice.to(spread) / pixels).sqrt()

@@ -48,7 +48,7 @@ def whole_plane(rows: Tensor, layout: Layout, representation: str) -> Tensor:
     """
     height, width, real, freq = layout.height, layout.width, layout.real, layout.frequencies
     if layout.domain == "space":
-        plane = back = torch.arange(layout.size)
+        plane = back = torch.arange(layout.size, device="cpu")
     else:
         plane = half_plane(height, width)
         back = mirror(plane, height, width)

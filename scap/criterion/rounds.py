@@ -87,7 +87,7 @@ def prune_in_rounds(
         macs: Share of the multiply-accumulate operations that is left in the end, in (0, 1].
         params: Share of the parameters that is left in the end; both hold where both are given.
         train: Called with the network after each cut, such as `lambda network: scap.finetune(network, data, settings)`;
-            it trains in place.
+            it trains in place, and what it returns is not used.
         criterion: As in `score_network`.
         autoencoder: As in `score_network`.
         layers: As in `score_network`.
@@ -151,7 +151,9 @@ def prune_in_rounds(
             raise ScapError(f"round {number} of {rounds}: {error}") from error
         pruned = prune_network(pruned, plan, images, compensate=compensate, ridge=ridge, coupled=coupled)
         if train is not None:
-            train(pruned)
+            trained = train(pruned)
+            if isinstance(trained, nn.Module) and trained is not pruned:
+                raise ScapError("train: it returns another network; train the one that it is given, in place")
         after = count_operations(pruned, image)
         if report is not None:
             report({"round": number, "macs": after["macs"] / full["macs"], "params": after["params"] / full["params"]})

@@ -58,7 +58,7 @@ class Layout:
 @lru_cache(maxsize=64)
 def half_plane(height: int, width: int) -> Tensor:
     """Flat indices into the (H, W) plane of one frequency of each pair ±f, the self-conjugate ones first."""
-    u, v = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    u, v = torch.meshgrid(torch.arange(height, device="cpu"), torch.arange(width, device="cpu"), indexing="ij")
     flat, mirrored = u * width + v, (-u % height) * width + (-v % width)
     half = width // 2  # rfft2 gives the columns 0 … half only
     first = (v <= half) & ((-v % width > half) | (flat < mirrored))

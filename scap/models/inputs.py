@@ -49,13 +49,13 @@ def outputs_of(value: Any) -> Iterator[tuple[str, Tensor]]:
     """As tensors_of, for what a network returns: arrays and numbers are tensors, too."""
     for path, leaf in _leaves(value, "", set()):
         if isinstance(leaf, float):
-            yield path, torch.tensor(leaf, dtype=torch.float32)
+            yield path, torch.tensor(leaf, dtype=torch.float32, device="cpu")
         elif isinstance(leaf, int):
-            yield path, torch.tensor(max(-EXACT, min(EXACT, leaf)))
+            yield path, torch.tensor(max(-EXACT, min(EXACT, leaf)), device="cpu")
         elif isinstance(leaf, Iterator):
             raise ScapError(f"the network returns a {type(leaf).__name__}, which can be read only once; let it return a list")
         elif isinstance(leaf, Tensor | np.ndarray | np.generic) and (isinstance(leaf, Tensor) or leaf.dtype.kind in "fiub"):
-            yield path, torch.as_tensor(leaf)
+            yield path, leaf if isinstance(leaf, Tensor) else torch.as_tensor(leaf, device="cpu")
 
 
 def _leaves(value: Any, path: str, seen: set[int], depth: int = DEEPEST) -> Iterator[tuple[str, Any]]:
@@ -71,10 +71,10 @@ def _leaves(value: Any, path: str, seen: set[int], depth: int = DEEPEST) -> Iter
 
 def _items(value: Any) -> list[tuple[Any, Any]] | None:
     """What a value holds, by key; None where it is a leaf."""
+    if isinstance(value, Mapping):  # first: one whose attributes are its keys may raise anything where it is asked for another
+        return list(value.items())
     if value is None or isinstance(value, str | bytes | range | Tensor | type | nn.Module) or hasattr(value, "__array__"):
         return None
-    if isinstance(value, Mapping):
-        return list(value.items())
     if isinstance(value, Collection):
         return list(enumerate(value))
     if callable(value):

@@ -190,6 +190,21 @@ def _known_to(function: FunctionType) -> Iterator[Any]:
     yield from function.__defaults__ or ()
 
 
+def in_precision(network: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """The network itself, its real tensors in `dtype` and its complex ones, which `to` would make real, as precise.
+
+    None: all as they are.
+    """
+    if dtype is None:
+        return network
+    pair = dtype.to_complex()
+    return network._apply(lambda tensor: tensor.to(pair if tensor.is_complex() else dtype) if _has_digits(tensor) else tensor)
+
+
+def _has_digits(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def skeleton(network: nn.Module) -> nn.Module:
     """A copy of the modules around the same parameters, with buffers of its own."""
     return copy.deepcopy(network, _empty(network) | {id(parameter): parameter for parameter in network.parameters()})
@@ -260,7 +275,7 @@ class Rehearsal:
         for number, dtype in enumerate(_precisions(network, example, device)):
             self.network = evaluating(copied(network)).requires_grad_(False)
             self._randomise()
-            self.network.to(dtype)  # None: as it is
+            in_precision(self.network, dtype)
             self.dtype = dtype
             for self.example in _examples(fitted(example, device, dtype or own)):
                 if self._runs():

@@ -22,7 +22,7 @@ from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, run, tensors_of
 from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules
-from scap.pruning.copies import check_network, copied, running, undisturbed
+from scap.pruning.copies import check_network, copied, patched, running, undisturbed
 
 # Products that torch's counter leaves out, and which argument is their first factor; the second one follows it.
 PRODUCTS = {
@@ -269,6 +269,6 @@ def _every_product_seen(network: nn.Module) -> Iterator[None]:
         stack.enter_context(undisturbed(network))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # attention one product after the other
         if any(isinstance(module, nn.RNNBase) for module in network.modules()):
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            for backend in (torch.backends.mkldnn, torch.backends.cudnn):  # their flags() would set precisions, too, and warn
+                stack.enter_context(patched(backend, "enabled", False))
         yield

@@ -94,11 +94,11 @@ def measure_latency(
     if threads is not None:
         check_number(threads, "threads", 1, whole=True)
     images = len(first_tensor(example)) if first_tensor(example).ndim else 1
-    runnables = [_own("network", network)] + ([] if other is None else [_own("other", other)])
-    device = _device(runnables, example)
+    runnables = {"network": _own("network", network)} | ({} if other is None else {"other": _own("other", other)})
+    device = _device(list(runnables.values()), example)
     with _quiet(threads):
         used = torch.get_num_threads()
-        calls = [_call(each, example, device) for each in runnables]
+        calls = [_call(name, each, example, device) for name, each in runnables.items()]
         times = [[call() for call in calls] for _ in range(warmup + repeats)][warmup:]
     own, *others = zip(*times, strict=True)
     found = Latency(statistics.median(own), spread(own), images, used, str(device), repeats)
@@ -121,6 +121,8 @@ def spread(values: Any) -> float:
 
 def _own(name: str, runnable: Runnable) -> Runnable:
     """A module's copy in evaluation mode, as fast as the module; a function as it is."""
+    if not callable(runnable):
+        raise ScapError(f"{name}: is a {type(runnable).__name__}; give a module, or a function of the example")
     if not isinstance(runnable, nn.Module):
         return runnable
     remedy = f"or pass a function that calls it, as lambda images: {name}(images), to measure it as it is"
@@ -144,21 +146,22 @@ def _device(runnables: list[Runnable], example: Example) -> torch.device:
     return first_tensor(example).device
 
 
-def _call(runnable: Runnable, example: Example, device: torch.device) -> Callable[[], float]:
-    """A function that runs it once and gives the seconds; ScapError where it does not run."""
+def _call(name: str, runnable: Runnable, example: Example, device: torch.device) -> Callable[[], float]:
+    """A function that runs it once and gives the seconds; ScapError, which names the argument, where it does not run."""
+    whole = example
     if isinstance(runnable, nn.Module):
         example = fitted(example, *device_and_precision(runnable))
 
     def timed() -> float:
         given = mapped(torch.clone, example)  # the network may work in place on it
-        _wait(device)
-        start = time.perf_counter()
-        call(runnable, given)  # type: ignore[arg-type]  # whatever can be called
-        _wait(device)
-        return time.perf_counter() - start
+        with running(whole, "the network" if name == "network" else name):
+            _wait(device)
+            start = time.perf_counter()
+            call(runnable, given)  # type: ignore[arg-type]  # whatever can be called
+            _wait(device)
+            return time.perf_counter() - start
 
-    with running(example):
-        timed()
+    timed()
     return timed
 
 

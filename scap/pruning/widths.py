@@ -101,10 +101,11 @@ def plan_for(
     reached = {}
     if latency is not None:
         stopwatch = Stopwatch(network, example, sizes, threads)
-        if stopwatch.share(plan(last)) > latency:
-            least = f"{stopwatch.share(plan(last)):.2f} of the time, not latency={latency:g}"
-            raise ScapError(f"the budget cannot be met: the smallest plan takes {least}; raise it, or prune more layers")
-        found += _first(lambda index: stopwatch.share(plan(found + index)) <= latency, len(thresholds) - found)
+        if stopwatch.share(plan(found)) > latency:  # asked first, as times are not quite monotonic
+            if stopwatch.share(plan(last)) > latency:
+                least = f"{stopwatch.share(plan(last)):.2f} of the time, not latency={latency:g}"
+                raise ScapError(f"the budget cannot be met: the smallest plan takes {least}; raise it, or prune more layers")
+            found += _first(lambda index: stopwatch.share(plan(found + index)) <= latency, len(thresholds) - found)
         reached["latency"] = stopwatch.share(plan(found))
     chosen = BudgetPlan(plan(found))
     chosen.threshold = float(thresholds[found])
@@ -154,8 +155,11 @@ class Stopwatch:
 
     def share(self, plan: Plan) -> float:
         key = repr(plan)
+        slices = self.sizes.graph.slices(plan)
+        if not slices:  # the network itself
+            return 1.0
         if key not in self.shares:
-            smaller = cut(copied(self.network), self.sizes.graph.slices(plan))
+            smaller = cut(copied(self.network), slices)
             measured = measure_latency(smaller, self.example, other=self.network, threads=self.threads, repeats=15)
             assert measured.ratio is not None
             self.shares[key] = measured.ratio

@@ -158,9 +158,7 @@ def _epoch(
         set_learning_rate(state.optimisers, rate)
         value = _loss_of(network, inputs, targets, loss, state.autocast, device)
         network.zero_grad()
-        value.backward()
-        for optimiser in state.optimisers:
-            optimiser.step()
+        _step(state, value, inputs)
         if state.average is not None:  # a shorter memory at first, as in scap.training.loop
             _update_average(state.average, state.network, min(settings.ema, (1 + step) / (10 + step)))
         total += value.detach()
@@ -170,6 +168,15 @@ def _epoch(
     mean = mean_over_processes(total / seen)
     check_loss(mean, epoch, settings)
     return {"epoch": epoch + 1, "learning_rate": rate, "loss": mean}
+
+
+def _step(state: _Run, value: Tensor, inputs: Example) -> None:
+    try:
+        value.backward()
+        for optimiser in state.optimisers:
+            optimiser.step()
+    except Exception as error:  # the user's forward may be one that has no gradients, or sparse ones
+        raise ScapError(f"network: no step of training on a batch {described(inputs)}: {first_line(error)}") from error
 
 
 def _placed(batch: Any, device: torch.device, order: torch.memory_format) -> tuple[Example, Any]:
@@ -247,7 +254,7 @@ def _batches(data: Any, settings: TrainingSettings, seed: int) -> _Batches:
             raise ScapError(f"data: {len(data[0])} inputs, but {len(data[1])} targets; there must be one for each")
         data = TensorDataset(*data)
     count = _length(data)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and count is not None:
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and count:
         shares = Shares(count, settings.batch_size, seed)
         return _Batches(DataLoader(data, batch_sampler=shares), shares)
     if not isinstance(data, Iterable) or isinstance(data, IterableDataset) or not count:

@@ -45,7 +45,7 @@ class Call:
     def close(self, labels: Tensor | None = None) -> None:
         """What comes out has a size that surgery cannot change; nor may the parameters change that it was made of."""
         block = self.ledger.block("fixed", f"the result of {self}")
-        fixed = torch.tensor(block.start, dtype=torch.int32)
+        fixed = torch.tensor(block.start, dtype=torch.int32, device="cpu")
         if labels is not None and not has_channels(labels) and labels.numel() < LARGE:
             self.ledger.link(labels, fixed.to(labels.device).expand(labels.shape))
         for out in self.outs:

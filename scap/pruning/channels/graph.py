@@ -141,7 +141,8 @@ class Graph:
             return f"it shares its channels with {others[0] if first == layer else first!r}, and no layer holds all of these"
         module = self.layers.get(group.name)
         if not isinstance(module, nn.Conv2d | nn.Linear):
-            return f"it goes with {group.name!r}, no two-dimensional convolution or linear layer"
+            what = f"is a {type(module).__name__}" if group.name == layer else f"goes with {group.name!r}"
+            return f"it {what}, no two-dimensional convolution or linear layer"
         return None
 
     def _kind(self, layer: str) -> str | None:

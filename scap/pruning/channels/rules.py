@@ -52,7 +52,7 @@ Rule = Callable[[Call], None]
 def follow(call: Call) -> None:
     """Give the outputs of `call` their labels, note links and obstacles."""
     if call.name in OVERWRITES:
-        call.write(torch.zeros([1] * call.outs[0].ndim, dtype=torch.int32))
+        call.write(torch.zeros([1] * call.outs[0].ndim, dtype=torch.int32, device="cpu"))
     elif OF_SHAPES.fullmatch(call.name) is None and any(call.shadow.holds(tensor) for tensor in call.tensors()):
         _rule(call)(call)
 
@@ -95,7 +95,7 @@ def elementwise(call: Call) -> None:
     if labels is not None:
         call.write(labels)
     elif call.name == "copy_":
-        call.write(torch.zeros([1] * len(shape), dtype=torch.int32))
+        call.write(torch.zeros([1] * len(shape), dtype=torch.int32, device="cpu"))
 
 
 RULES: dict[str, Rule] = {

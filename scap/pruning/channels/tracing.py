@@ -97,7 +97,7 @@ class Tracing(TorchDispatchMode):
         example = mapped(torch.clone, example)
         given = self.ledger.block("fixed", "the network's input")
         for _, tensor in tensors_of(example):
-            self.shadow.write(tensor, torch.tensor(given.start, dtype=torch.int32).expand(tensor.shape))
+            self.shadow.write(tensor, torch.tensor(given.start, dtype=torch.int32, device="cpu").expand(tensor.shape))
         with self.modules.watched(), self:
             outputs = call(network, example)
         self.returns = any(True for _ in outputs_of(outputs))

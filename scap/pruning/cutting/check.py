@@ -173,8 +173,9 @@ def law_8(network: nn.Module, slices: Slices, plan: Plan, example: Example, *, t
 
 
 def _compared(network: nn.Module, slices: Slices, plan: Plan, example: Example, training: bool, mark: float) -> Outcome:
-    whole = in_training(skeleton(network)) if training else network
-    smaller = in_training(skeleton(network)) if training else skeleton(network)
+    whole, smaller = skeleton(network), skeleton(network)  # a forward may write marks into buffers
+    if training:
+        whole, smaller = in_training(whole), in_training(smaller)
     outcome, reference = Outcome(), _Reference(whole, plan, mark)
     with without_chance(training):
         with _told(outcome, reference.modules, "the original, with removed channels marked,"):

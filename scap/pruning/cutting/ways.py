@@ -10,7 +10,7 @@ from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, run
 from scap.models.modes import evaluating
 from scap.pruning.channels.modules import Modules, Way
-from scap.pruning.copies import Rehearsal, copied, reseed, running
+from scap.pruning.copies import Rehearsal, copied, in_precision, reseed, running
 from scap.pruning.cutting.check import in_training, without_chance
 
 
@@ -69,7 +69,7 @@ class OwnWay:
 
     def as_precise_as(self, rehearsal: Rehearsal) -> tuple[nn.Module, Example]:
         """A copy of the network, and as many images of its own, both in the precision of the rehearsal."""
-        network = copied(self.network).to(rehearsal.dtype)
+        network = in_precision(copied(self.network), rehearsal.dtype)
         example = _first(self.example, len(first_tensor(rehearsal.example)))
         return network, fitted(example, *device_and_precision(network))
 

@@ -161,8 +161,8 @@ def _by_group(network: nn.Module, name: str, reads: _Reads) -> Iterator[Consumer
         if len({len(block) for block in blocks.values()}) > 1:
             raise ValueError(f"{name!r} reads some of its channels more often than others")
         channels = sorted(blocks)
-        table = torch.tensor([blocks[channel] for channel in channels])
-        yield Consumer(name, group, torch.tensor(channels), table, reads.norms[name])
+        table = torch.tensor([blocks[channel] for channel in channels], device="cpu")
+        yield Consumer(name, group, torch.tensor(channels, device="cpu"), table, reads.norms[name])
 
 
 @contextmanager
@@ -247,8 +247,8 @@ def _chosen(channel: int, bit: int, flipped: bool) -> bool:
 
 def _change(units: Ids, bit: int, flipped: bool) -> Callable[..., Tensor]:
     def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(bit)).to(output)
-        chosen = torch.tensor([_chosen(channel, bit, flipped) for channel in units.tolist()]).to(output)
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(bit), device="cpu").to(output)
+        chosen = torch.tensor([_chosen(channel, bit, flipped) for channel in units.tolist()], device="cpu").to(output)
         chosen = chosen if isinstance(module, nn.Linear) else chosen[:, None, None]
         return output + chosen * noise * (3 * output.abs().max() + 1)
 

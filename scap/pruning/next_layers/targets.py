@@ -55,10 +55,10 @@ def _cut(network: nn.Module, name: str, readers: dict[str, Readers], removed: di
     found = [(by, consumer) for by in readers for consumer in readers[by].consumers if consumer.name == name]
     outputs = _outputs_kept(name, len(layer.weight), readers, removed)
     norm = found[0][1].norm
-    scale, bias = slopes(network, norm, len(layer.weight)), torch.zeros(len(layer.weight), dtype=torch.float64)
+    scale, bias = slopes(network, norm, len(layer.weight)), torch.zeros(len(layer.weight), dtype=torch.float64, device="cpu")
     bias = bias.to(scale) if layer.bias is None else layer.bias.detach().double()
     targets = []
-    for group, rows in enumerate(torch.arange(len(layer.weight)).chunk(groups_of(layer))):
+    for group, rows in enumerate(torch.arange(len(layer.weight), device="cpu").chunk(groups_of(layer))):
         consumers = [(consumer, removed[by]) for by, consumer in found if consumer.group == group]
         matrix = weight_matrix(layer, group)
         kept, old, new = _columns(layer, matrix.shape[1], consumers)
@@ -71,17 +71,17 @@ def _cut(network: nn.Module, name: str, readers: dict[str, Readers], removed: di
 def _outputs_kept(name: str, outputs: int, readers: dict[str, Readers], removed: dict[str, set[int]]) -> Tensor:
     pairs = ((own, channel, by) for by, found in readers.items() for own, channel in found.outputs.get(name, []))
     gone = {own for own, channel, by in pairs if channel in removed[by]}
-    return torch.tensor([output for output in range(outputs) if output not in gone])
+    return torch.tensor([output for output in range(outputs) if output not in gone], device="cpu")
 
 
 def _columns(layer: Layer, width: int, consumers: list[tuple[Consumer, set[int]]]) -> tuple[Tensor, Tensor, Tensor]:
     """Columns that stay, columns of each original channel, and of each channel that stays (numbered among those that stay)."""
-    stays = torch.ones(width, dtype=torch.bool)
+    stays = torch.ones(width, dtype=torch.bool, device="cpu")
     for consumer, gone in consumers:
-        stays[consumer.columns[torch.isin(consumer.channels, torch.tensor(sorted(gone)))].flatten()] = False
+        stays[consumer.columns[torch.isin(consumer.channels, torch.tensor(sorted(gone), device="cpu"))].flatten()] = False
     tables = [consumer.columns for consumer, _ in consumers]
     whole = bool(tables) and len({table.shape[1] for table in tables}) == 1 and sum(map(torch.Tensor.numel, tables)) == width
-    natural = torch.arange(width).view(-1, taps_of(layer))
+    natural = torch.arange(width, device="cpu").view(-1, taps_of(layer))
     old = torch.cat(tables) if whole and isinstance(layer, nn.Linear) else natural
     new = (stays.cumsum(0) - 1)[old[stays[old].all(1)]]
     return stays.nonzero().flatten(), old, new

@@ -59,8 +59,8 @@ def samples(layer: Layer, inputs: Tensor, outputs: Tensor, first: int = 0) -> tu
 def coverage(layer: Layer, inputs: Tensor) -> Tensor:
     """(T,) share of the output positions at which a tap reads the map and not the padding; ones for a linear layer."""
     if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros":
-        return torch.ones(taps_of(layer), dtype=torch.float64)
-    inside = _padded(layer, torch.ones(1, 1, *inputs.shape[2:], dtype=torch.float64))
+        return torch.ones(taps_of(layer), dtype=torch.float64, device="cpu")
+    inside = _padded(layer, torch.ones(1, 1, *inputs.shape[2:], dtype=torch.float64, device="cpu"))
     return _windows(layer, inside, (0, 0), (1, 1)).flatten(0, 1).mean(0)
 
 

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import scap
 from scap.criterion.activations import record_activations
 from scap.criterion.chains import Follower
 from scap.errors import ScapError
@@ -338,6 +339,14 @@ def test_unused_and_reused_layers_are_named(images, tmp_path, outputs):
         record(network, images, tmp_path, outputs=outputs)
     with pytest.raises(ScapError, match="'conv' is not used"):
         record(Bypassed(), images, tmp_path, outputs=outputs)
+
+
+def test_a_reused_layer_of_a_group_is_named_with_what_can_be_left_out(images):
+    """Its own name is none that `layers` takes."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), *[nn.Conv2d(4, 4, 1, groups=4)] * 2, nn.Conv2d(4, 2, 1))
+    assert scap.prunable_layers(network, images[:1], coupled=True) == ["0"]
+    with pytest.raises(ScapError, match=r"^layer '1' is used more than once .*; leave out its group, which scap\.explain with"):
+        scap.score_network(network, images, coupled=True, criterion="rms")
 
 
 @pytest.mark.parametrize(

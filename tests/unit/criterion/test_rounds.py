@@ -1,5 +1,7 @@
 """Iterative pruning: each round scores what the round before left, and one plan does what all did."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -261,3 +263,10 @@ def test_images_of_several_arguments(criterion, coupled):
 
     assert plan({"images": IMAGES, "shift": shift}) == plan((IMAGES, shift))
     assert len(plan((IMAGES, shift))["a"]) == 4
+
+
+def test_a_training_that_returns_another_network_is_not_passed_over():
+    with pytest.raises(ScapError, match=r"^train: it returns another network; train the one that it is given, in place$"):
+        scap.prune_in_rounds(made(), IMAGES, 2, macs=0.5, criterion=L1, train=copy.deepcopy)
+    smaller, _ = scap.prune_in_rounds(made(), IMAGES, 2, macs=0.5, criterion=L1, train=nn.Module.train)  # the same one
+    assert share(smaller) <= 0.5

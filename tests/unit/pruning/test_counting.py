@@ -270,6 +270,7 @@ def test_every_product_counts(case):
     assert count_operations(Calling(function, *shapes), torch.ones(1, 4, 5))["macs"] == macs
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_count_every_step(layer):
     gates = {nn.LSTM: 4, nn.GRU: 3}[layer]

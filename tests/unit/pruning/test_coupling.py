@@ -284,3 +284,11 @@ def test_rounds_prune_groups():
     assert plan.keys() == {"stem", "first", "second", "third"}
     assert pruned.stem.out_channels == pruned.third.out_channels == len(plan["stem"])
     assert torch.equal(cut_network(network, plan, images[:1], coupled=True)(images), pruned(images))
+
+
+@pytest.mark.parametrize("kind", [nn.ConvTranspose2d, nn.Conv1d, nn.Conv3d])
+def test_a_layer_of_another_kind_is_not_said_to_go_with_itself(kind):
+    dims = 2 if kind is nn.ConvTranspose2d else int(kind.__name__[4])
+    network = nn.Sequential(kind(3, 6, 1), nn.ReLU(), kind(6, 2, 1))
+    reason = explain(network, torch.randn(1, 3, *[4] * dims), coupled=True).set_index("layer").reason["0"]
+    assert reason == f"it is a {kind.__name__}, no two-dimensional convolution or linear layer"

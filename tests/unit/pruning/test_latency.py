@@ -186,10 +186,28 @@ def test_what_a_copy_would_not_be_names_the_remedy(build, message, place, clock)
         ({"repeats": 0}, "repeats is 0; it must be 1 or more"),
         ({"warmup": -1}, "warmup is -1; it must be 0 or more"),
         ({"threads": 1.5}, r"threads is 1\.5 \(float\); give a whole number"),
-        ({"other": nn.Conv2d(5, 3, 1)}, r"the network does not run on an example of shape \(4, 3, 8, 8\): "),
+        ({"network": nn.Conv2d(5, 3, 1)}, r"^the network does not run on an example of shape \(4, 3, 8, 8\): "),
+        ({"other": nn.Conv2d(5, 3, 1)}, r"^other does not run on an example of shape \(4, 3, 8, 8\): "),
+        ({"network": "conv1"}, "^network: is a str; give a module, or a function of the example$"),
+        ({"other": 3}, "^other: is a int; give a module, or a function of the example$"),
         ({"example": torch.zeros(0, 3, 8, 8)}, "it holds no image"),
     ],
 )
-def test_what_cannot_be_measured_is_told(options, message):
+def test_what_cannot_be_measured_is_told(options, message, clock):
     with pytest.raises(ScapError, match=message):
-        scap.measure_latency(nn.Conv2d(3, 3, 1), **{"example": EXAMPLE, **options})
+        scap.measure_latency(**{"network": nn.Conv2d(3, 3, 1), "example": EXAMPLE, **options})
+
+
+@pytest.mark.parametrize("place", ["network", "other"])
+@pytest.mark.parametrize("call", [0, 1, 2, 5])
+def test_whichever_call_fails_is_told_in_one_line(call, place, clock):
+    calls = []
+
+    def function(images):
+        calls.append(1)
+        if len(calls) > call:
+            raise ValueError("no memory\nis left")
+
+    given = {"network": nn.Identity(), "other": nn.Identity(), "warmup": 1, "repeats": 5, place: function}
+    with pytest.raises(ScapError, match=r"(the network|other) does not run on an example of shape \(4, 3, 8, 8\): no memory$"):
+        scap.measure_latency(example=EXAMPLE, **given)

@@ -229,6 +229,15 @@ def test_the_lowest_threshold_that_meets_a_latency_too(small, monkeypatch, budge
     assert len(measured) <= 6  # 20 thresholds in a bisection, and the smallest plan
 
 
+@pytest.mark.parametrize("noise", [0.99, 1.01])
+def test_noise_prunes_nothing_where_the_whole_time_may_be_taken(small, monkeypatch, noise):
+    """By chance each plan may seem slower than the network that it makes smaller."""
+    monkeypatch.setattr(widths, "measure_latency", lambda *_, **__: Latency(1.0, 0.0, 1, 1, "cpu", 1, other=1.0, ratio=noise))
+    plan = plan_for(table_of(SMALL), small, PIXELS, latency=1)
+    assert {layer: len(kept) for layer, kept in plan.items()} == SMALL
+    assert plan.reached == {"macs": 1, "params": 1, "latency": 1}
+
+
 def test_a_latency_is_that_of_the_cut_network(monkeypatch):
     time_by_macs(monkeypatch)
     layers = [torch.nn.Conv2d(16, 192, 3), torch.nn.ReLU(), torch.nn.Conv2d(192, 16, 3)]

@@ -13,6 +13,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.utils.data import DataLoader, TensorDataset
 
 import scap
+from scap.criterion.spectra import half_plane
+from scap.criterion.terms import TERMS
 from scap.errors import ScapError
 from scap.pruning.surgery import cut_network, explain, prunable_layers
 
@@ -29,9 +31,10 @@ def images():
 
 
 PLAN = {"0": [1, 4]}
+MODES = [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu"), torch.enable_grad, lambda: torch.device("meta")]
 
 
-@pytest.mark.parametrize("world", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu"), torch.enable_grad])
+@pytest.mark.parametrize("world", MODES)
 def test_the_world_around_a_call_changes_nothing(world, images):
     torch.manual_seed(1)
     network = small()
@@ -81,6 +84,7 @@ WORLDS = {
     "matrix products": rounded("mkldnn.matmul", "bf16"),
     "convolutions": rounded("mkldnn.conv", "bf16"),
     "convolutions on GPUs": rounded("cudnn.conv", "tf32"),
+    "default device": lambda: torch.device("meta"),  # what is made on it by mistake has no values
 }
 
 
@@ -99,6 +103,17 @@ def test_scores_and_compensation_are_those_of_any_world(name, compensate):
         found, pruned = both()
     assert found == scores
     assert all(torch.equal(pruned[key], value) and not pruned[key].is_inference() for key, value in weights.items())
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("term", sorted(TERMS))
+def test_no_score_is_made_on_the_default_device(term, coupled):
+    torch.manual_seed(1)
+    network, images = small(), torch.randn(8, 3, 8, 8)
+    half_plane.cache_clear()
+    with torch.device("meta"):
+        found = scap.score_network(network, images, criterion=term, coupled=coupled)
+    pd.testing.assert_frame_equal(found, scap.score_network(network, images, criterion=term, coupled=coupled))
 
 
 def test_what_is_not_compensated_is_a_warning(images):

@@ -213,6 +213,14 @@ class Unknown(Dataset):
         raise NotImplementedError
 
 
+class Backwardless(torch.autograd.Function):
+    """A function without gradients."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return values * 2
+
+
 INPUTS, TARGETS = data(8)
 WRONG = {
     "no pair": ([INPUTS, INPUTS, INPUTS], {}, "data: a batch is a Tensor of 8; it must be a pair"),
@@ -223,6 +231,7 @@ WRONG = {
     "a loader of a stream": (DataLoader(Streamed(), batch_size=8), {}, "data: Streamed has no length; give"),
     "a stream that cannot be shuffled": (Counted(), {}, "data: Counted cannot be shuffled; give .* a DataLoader"),
     "a data set of no length": (Unknown(), {}, "data: Unknown has no length; give"),
+    "an empty data set": ((INPUTS[:0], TARGETS[:0]), {}, "data: holds no batch; give"),
     "a number": (3, {}, "data: int has no length; give"),
     "another batch size": (
         DataLoader(TensorDataset(INPUTS, TARGETS), batch_size=4),
@@ -237,6 +246,11 @@ WRONG = {
         r"loss: it gives shape \(8,\); it must be one number",
     ),
     "no tensor": ((INPUTS, TARGETS), {"loss": lambda *_: 1.0}, r"loss: it gives 1\.0; it must be one number as a tensor"),
+    "no gradients": (
+        (INPUTS, TARGETS),
+        {"loss": lambda outputs, _: Backwardless.apply(outputs).mean()},
+        r"network: no step of training on a batch of shape \(8, 3, 6, 6\): You must implement",
+    ),
     "not finite": (
         (INPUTS, TARGETS),
         {"loss": lambda outputs, _: outputs.sum() * float("nan")},

@@ -12,6 +12,7 @@ from wired import Wired
 
 import scap
 from scap.errors import ScapError
+from scap.pruning.copies import copied, in_precision
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 KEPT = [0, 3, 5]
@@ -247,3 +248,51 @@ def test_a_train_of_its_own_need_not_return_the_network(tmp_path, monkeypatch):
     history = scap.finetune(loaded, (IMAGES, torch.zeros(4, dtype=torch.long)), settings, evaluate=lambda each: {"out": 1.0})
     assert len(history) == 1
     assert rounds(IMAGES).shape == (4, 4)
+
+
+def averages_by_assignment(net, x):
+    net.mean = 0.9 * net.mean + 0.1 * x.mean((0, 2, 3))
+
+
+def averages_in_place(net, x):
+    net.mean.mul_(0.9).add_(x.mean((0, 2, 3)), alpha=0.1)
+
+
+@pytest.mark.parametrize("keep", [averages_by_assignment, averages_in_place])
+def test_what_a_forward_keeps_of_one_trial_spoils_no_other(keep):
+    """Its buffers, in which a removed channel's mark would stay: a layer that fails takes no other with it."""
+
+    def wire(net, x):
+        hidden = F.relu(net.a(x))
+        keep(net, hidden)
+        hidden = net.b(hidden * (1 + net.mean[:, None, None])).reshape(-1, 6, 8, 8)  # the number of channels is written down
+        return net.h(F.relu(net.c(hidden)))
+
+    network = Wired(wire, a=conv(3, 6), b=conv(6, 6), c=conv(6, 6), h=conv(6, 2))
+    network.register_buffer("mean", torch.zeros(6))
+    table = scap.explain(network, IMAGES[:1]).set_index("layer")
+    assert table.prunable.to_dict() == {"a": True, "b": False, "c": True, "h": False}
+    assert "shape '[-1, 6, 8, 8]' is invalid" in table.reason["b"]
+
+
+def filtered(net, x):
+    x = torch.fft.irfft2(torch.fft.rfft2(x) * net.filter, s=x.shape[2:])
+    return net.h(F.relu(net.a(x)))
+
+
+def turned(net, x):
+    x = torch.view_as_real(x.to(net.filter.dtype)[..., :5] * net.filter).flatten(3)
+    return net.h(F.relu(net.a(x)))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wire", [filtered, turned])
+def test_complex_values_keep_their_imaginary_parts(wire):
+    network = Wired(wire, a=conv(3, 6), h=conv(6, 2), filter=nn.Parameter(torch.randn(3, 8, 5, dtype=torch.complex64)))
+    assert scap.prunable_layers(network, IMAGES) == ["a"]
+    pruned = scap.prune_network(network, {"a": KEPT}, IMAGES)
+    torch.testing.assert_close(pruned(IMAGES), zeroed(network, "a", IMAGES))
+    for dtype, pair in ((torch.float64, torch.complex128), (None, torch.complex64)):
+        precise = in_precision(copied(network), dtype)
+        assert precise.filter.dtype == pair
+        assert torch.equal(precise.filter.to(torch.complex64), network.filter)

@@ -96,6 +96,12 @@ class Data:
     y: Tensor
 
 
+class Attributes(dict):
+    """Keys as attributes: another one is a KeyError, not an AttributeError."""
+
+    __getattr__ = dict.__getitem__
+
+
 def nested(y, depth=10):
     return [nested(y, depth - 1)] if depth else y
 
@@ -105,6 +111,7 @@ RETURNS = {
     "numbers": lambda y: y.tolist(),
     "values": lambda y: {"y": y}.values(),
     "deque": lambda y: deque([y]),
+    "attributes": lambda y: Attributes(y=y),
     "slots": Slotted,
     "slotted data class": Data,
     "nested": nested,
@@ -141,6 +148,13 @@ def test_features_that_are_returned_stay_in_whatever_they_are_returned(kind):
     network, said = cut_or_refused(Wired(wire), [0])
     assert (network.a.out_channels, network.c.out_channels) == (8, 5)
     assert said
+
+
+@pytest.mark.parametrize("kind", ["values", "deque", "attributes", "slots", "slotted data class", "nested"])
+def test_layers_before_the_outputs_are_pruned_whatever_these_are_returned_in(kind):
+    network = Wired(lambda n, x: RETURNS[kind](plain(n, x)))
+    assert scap.prunable_layers(network, IMAGES[:1]) == ["a"]
+    assert scap.prune_network(network, {"a": [0, 2]}, IMAGES).a.out_channels == 2
 
 
 def test_what_is_kept_aside_is_a_result_too():
