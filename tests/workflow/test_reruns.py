@@ -327,3 +327,13 @@ def test_a_copy_of_the_results_in_another_place_has_nothing_to_do(project, tmp_p
     """No path of the machine is in what decides."""
     shutil.copytree(project.folder, tmp_path / "copy")
     assert NOTHING in Project(tmp_path / "copy").snakemake("--dry-run")
+
+
+def test_what_is_stale_is_seen_where_the_records_were_deleted(project, tmp_path):
+    """.snakemake/ holds what Snakemake knows; the provenance files bring it back."""
+    shutil.copytree(project.folder, tmp_path / "copy", ignore=shutil.ignore_patterns(".snakemake"))
+    copy = Project(tmp_path / "copy")
+    with copy.edited(CONFIG, "epochs: 8", "epochs: 9"):
+        assert "baseline" in copy.plan()
+    shutil.rmtree(copy / ".snakemake")
+    assert NOTHING in copy.snakemake("--dry-run")
