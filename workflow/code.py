@@ -5,14 +5,18 @@ and so on, and the statements of every imported module that run on import and de
 is known only at run time (a table of functions, getattr) is given as a root of its own. Python and other packages do not count.
 """
 
+import ast
 import hashlib
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from scap.errors import ScapError
-from workflow.meaning import Chain
+from workflow.meaning import Chain, is_text
 from workflow.syntax import Import, Module, Unit, read_module
 
 FOLDER = Path(__file__).parents[1]
@@ -33,17 +37,18 @@ def code_of(script: str, *roots: str, without: tuple[str, ...] = (), folder: Pat
 
 @cache
 def code_of_function(file: Path, function: str) -> str:
-    """The same of a function in a file of one's own, with what it uses of the files beside it.
+    """The same of a function in a file of one's own, with what it uses of other code that is not installed.
 
-    All of the file counts, comments too, where it cannot be followed (`import *`). ScapError where it never names the function.
+    Files that its code names, such as weights, count by their content. All of the file counts, comments too, where it cannot
+    be followed (`import *`). ScapError where it never names the function.
     """
-    source, closure = file.read_bytes(), _Closure(file.parent.resolve(), set())
+    source, closure = file.read_bytes(), _OwnClosure(file.parent.resolve(), set())
     if function.encode() not in source:
         raise ScapError(f"architecture {file}:{function}: the file has no function {function!r}")
     with suppress(ScapError):
         closure.follow(file.stem, (function,))
         if (file.stem, function) in closure.units:
-            return _digest(closure.units)
+            return _digest(closure.units | closure.named_files())
     return hashlib.sha256(source).hexdigest()[:16]
 
 
@@ -190,6 +195,44 @@ class _Closure:
                 yield from self.targets(found.module, (*found.chain, *chain[1:]))
         if chain[0] not in module.bindings:
             yield from self.targets(f"{name}.{chain[0]}", chain[1:])
+
+
+class _OwnClosure(_Closure):
+    """The same of code of one's own: its modules lie beside it, or in a folder where Python finds what is not installed."""
+
+    def __init__(self, folder: Path, without: set[tuple[str, str]]) -> None:
+        super().__init__(folder, without)
+        self.texts: set[str] = set()
+
+    def module(self, name: str) -> Module | None:
+        return find_module(_home(name.partition(".")[0], self.folder), name)
+
+    def add_units(self, key: tuple[str, str], units: Iterable[Unit]) -> None:
+        units = list(units)
+        self.texts |= {node.value for unit in units for node in ast.walk(unit.statement) if is_text(node)}
+        super().add_units(key, units)
+
+    def named_files(self) -> dict[tuple[str, str], list[str]]:
+        """Digests of the files that the code names by a text, from its own folder or from that of the run."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for text in self.texts:
+            for path in filter(os.path.isfile, dict.fromkeys([os.path.join(self.folder, text), os.path.abspath(text)])):
+                with suppress(OSError), open(path, "rb") as file:
+                    found.setdefault(("", text), []).append(hashlib.file_digest(file, "sha256").hexdigest())
+        return found
+
+
+@cache
+def _home(package: str, beside: Path) -> Path:
+    """The folder in which a package is looked for."""
+    if package in sys.stdlib_module_names or find_module(beside, package):
+        return beside
+    with suppress(ImportError, ValueError):
+        found = find_spec(package)
+        places = [*(found.submodule_search_locations or ()), found.origin] if found else []
+        if places and places[0] and not {"site-packages", "dist-packages"} & {*Path(places[0]).parts}:
+            return Path(places[0]).parent
+    return beside
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What is there is not trained again because a file that it was made from has gone, or is damaged.
+"""What is there is not trained again because a file that it was made from has gone, was moved, or is damaged.
 
 Snakemake plans by files: what a run is about to make counts as new, though it will be the same as before. A cache or a data set
 that is missing (deleted, or never stored) and is needed again for one new result would so train every network that once came
@@ -24,15 +24,16 @@ def trained_again(dag: Any) -> str:
     planned = set(dag.needrun_jobs())
     again = {job for job in planned if _follows(dag, job) and any(map(_is_trained, job.output))}
     above = {job: set(_above(dag, job, planned)) for job in again}
-    again = {job for job in again if all(_follows(dag, each) or _why(dag, each) == {MISSING} for each in above[job])}
+    again = {job for job in again if all(_follows(dag, each) or _may_be_the_same(dag, each) for each in above[job])}
     if not again:
         return ""
-    missing = {job for each in again for job in above[each] if _why(dag, job) == {MISSING}}
-    lost, names = min(str(job.output[0]) for job in missing), _first_of(str(job.output[0]) for job in again)
-    rules = " ".join(sorted({job.rule.name for job in missing}))
+    first = {job for each in again for job in above[each] if _may_be_the_same(dag, job) and not _follows(dag, job)}
+    lost, names = min(str(job.output[0]) for job in first), _first_of(str(job.output[0]) for job in again)
+    rules = " ".join(sorted({job.rule.name for job in first}))
+    problem = "may be made again as it was" if os.path.exists(lost) else "is missing"
     return (
-        f"{lost}: is missing; made in this run, it would train again what is there: {names}. "
-        f"First make what is missing, by the same command with --until {rules}"
+        f"{lost}: {problem}; made in this run, it would train again what is there: {names}. "
+        f"First make it, by the same command with --until {rules}"
     )
 
 
@@ -78,6 +79,11 @@ def _why(dag: Any, job: Any) -> set[str]:
 def _follows(dag: Any, job: Any) -> bool:
     """Whether all that the job makes is there, and it is planned for what others make only."""
     return _why(dag, job) == {FOLLOWS} and all(map(os.path.exists, job.output))
+
+
+def _may_be_the_same(dag: Any, job: Any) -> bool:
+    """Whether what a job makes may have been there before: it is missing, or the official files of a data set were moved."""
+    return _why(dag, job) == {MISSING} or job.rule.name == "data"
 
 
 def _above(dag: Any, job: Any, planned: set[Any]) -> Iterator[Any]:

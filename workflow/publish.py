@@ -18,6 +18,7 @@ from scap.errors import ScapError
 from scap.reading import read_json
 from workflow.configuration import load_configuration
 from workflow.lineage import Lineage
+from workflow.records import export_records
 from workflow.scripts.provenance import SUFFIX
 from workflow.store import dvc, object_path, store_in_project
 
@@ -42,7 +43,10 @@ def published(config: dict[str, Any], names: Iterable[str]) -> list[Path]:
         elif Path(name).is_file():
             files.append(name)
         else:
-            raise ScapError(f"{name}: is no target, comparison or file; run snakemake {name} first, or correct the name")
+            raise ScapError(
+                f"{name}: is no target, comparison or file; run snakemake {name} first, or correct the name; "
+                f"of what a --configfile asks for name the files, such as results/tables/{name}.csv"
+            )
     return with_sources(Path(file) for file in dict.fromkeys(files))
 
 
@@ -144,6 +148,7 @@ def main() -> int:
     try:
         if not Path("config/config.yaml").is_file():
             raise ScapError(f"{Path.cwd()}: is not the folder of the project, where config/config.yaml is; go there")
+        export_records()  # those of a run that was killed are not in the provenance files yet
         files = published(load_configuration(Path("config"), {}), options.names)
         small, models = small_files(files), models_of(files, options.models)
         if not small and not models:

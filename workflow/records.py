@@ -89,7 +89,10 @@ def read_or_warn(path: Path) -> dict[str, Any] | None:
 
 
 def export_records(folder: Path = Path("results")) -> None:
-    """Copy Snakemake's record of every result into its provenance file, where it differs."""
+    """Copy Snakemake's record of every result into its provenance file, where it differs.
+
+    A provenance file whose record is of a later time came with git and is not restored yet: it stays.
+    """
     try:
         check_snakemake()
     except ScapError as error:
@@ -100,11 +103,15 @@ def export_records(folder: Path = Path("results")) -> None:
         if not record.is_file():
             continue
         provenance, known = read_or_warn(path), read_or_warn(record)
-        if provenance is not None and known is not None and provenance.get("snakemake") != known:
+        if provenance is not None and known is not None and _is_news(known, provenance.get("snakemake")):
             try:
                 write_json(path, provenance | {"snakemake": known}, indent=1)
             except ScapError as error:
                 print(f"warning: {error}", file=sys.stderr)
+
+
+def _is_news(known: Any, noted: Any) -> bool:
+    return known != noted and not (_is_record(known) and _is_record(noted) and noted["endtime"] > known["endtime"])
 
 
 def _is_record(known: Any) -> bool:
@@ -120,7 +127,29 @@ def _date(path: str, seconds: float) -> None:
         raise ScapError(f"{path}: cannot be given its date ({error.strerror}); make the file your own") from error
 
 
-def restore_records(folder: Path) -> list[str]:
+def restore_lost_records(folder: Path = Path("results")) -> None:
+    """Give Snakemake the records back where it has none at all: it takes all that is there for up to date, whatever made it.
+
+    So it is when .snakemake/ was deleted, or the folder is a copy without it. Files are as old as they are: what differs is
+    seen by content. All records come at once, so that none are taken for all after a kill.
+    """
+    if METADATA.exists() or not any(provenance_files(folder)):
+        return
+    print(f"{METADATA} is not there; restored from the provenance files below {folder}/", file=sys.stderr)
+    half = METADATA.with_name("metadata.part")
+    try:
+        unknown = restore_records(folder, half, dates=False)
+        if half.exists():
+            half.rename(METADATA)
+    except (ScapError, OSError) as error:
+        print(f"warning: {error}; this run does not see what was made with another configuration", file=sys.stderr)
+        return
+    if lost := [output for output in unknown if os.path.exists(output)]:
+        problem = "came without Snakemake's record (its run was killed); this run does not see whether its settings are these"
+        print(f"warning: {lost[0]}: {problem}; so did {len(lost) - 1} more; delete what may be old", file=sys.stderr)
+
+
+def restore_records(folder: Path, records: Path = METADATA, dates: bool = True) -> list[str]:
     """Give Snakemake the records and dates of the results below a folder; those that came without a record.
 
     A result then is exactly as old as it was, so that whatever differs from what it was made with is seen: sources of a
@@ -136,7 +165,7 @@ def restore_records(folder: Path) -> list[str]:
         if not _is_record(known):
             unknown.append(output)
         else:
-            write_json(record_path(output), known, indent=1)
-            if Path(output).is_file():
+            write_json(record_path(output, records), known, indent=1)
+            if dates and Path(output).is_file():
                 _date(output, known["endtime"])
     return unknown

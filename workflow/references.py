@@ -13,6 +13,7 @@ from scap.models.names import PRUNABLE
 from workflow.network_checks import REPEATED, Data, channels_of, check_data, check_known, check_network
 from workflow.yaml_files import ConfigurationError
 
+NOT_NETWORKS = ("data", "figures", "tables")  # folders below results/
 RULES = Path(__file__).with_name("rules")
 RULE = r"^(?:use rule \w+ as|rule) (\w+)"
 Section = dict[str, Any]
@@ -27,6 +28,8 @@ def check_references(config: Section, surveyed: Mapping[str, int] | None = None)
     _check_names(config)
     data = {name: check_data(name, entry, (surveyed or {}).get(name)) for name, entry in config["datasets"].items()}
     for name, entry in config["networks"].items():
+        if name in NOT_NETWORKS:
+            raise ConfigurationError(f"config: networks.{name}: results/{name}/ holds other results; choose another name")
         check_known(entry["dataset"], config["datasets"], f"networks.{name}.dataset", "datasets")
         check_network(f"networks.{name}", entry, data[entry["dataset"]])
     for name, entry in config["criteria"].items():

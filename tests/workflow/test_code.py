@@ -483,6 +483,53 @@ def test_a_function_of_ones_own_counts_with_what_it_uses_beside_it(tmp_path, fil
     assert (digests[0] != digests[1]) == counts
 
 
+PACKAGE = {
+    "mynets/__init__.py": "",
+    "mynets/net.py": """
+import json
+from pathlib import Path
+from mynets.blocks import block
+
+def make(classes):
+    sizes = json.loads(Path(__file__).with_name("sizes.json").read_text())
+    return block(sizes, "weights/start.pt")
+
+def other():
+    return "unused.txt"
+""",
+    "mynets/blocks.py": "def block(sizes, weights):\n    return sizes\n",
+    "mynets/sizes.json": "{}",
+    "weights/start.pt": "1",
+    "unused.txt": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("mynets/blocks.py", True),  # by the name that it has from the folder of the run
+        ("mynets/sizes.json", True),
+        ("weights/start.pt", True),
+        ("unused.txt", False),
+    ],
+)
+def test_a_function_counts_with_code_that_is_not_installed_and_files_that_it_names(tmp_path, monkeypatch, file, counts):
+    for name, text in PACKAGE.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    digests = []
+    for _ in range(2):
+        for cached in (code_of_function, find_module):
+            cached.cache_clear()
+        digests.append(code_of_function(Path("mynets/net.py"), "make"))
+        (tmp_path / file).write_text(
+            PACKAGE[file].replace("1", "2").replace("{}", "[]").replace("return sizes", "return weights")
+        )
+    assert (digests[0] != digests[1]) == counts
+
+
 def test_a_function_that_its_file_never_names_is_named(tmp_path):
     (tmp_path / "nets.py").write_text(NETS["nets.py"])
     with pytest.raises(ScapError, match=r"architecture .*nets\.py:mine: the file has no function 'mine'"):

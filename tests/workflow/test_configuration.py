@@ -290,6 +290,13 @@ def test_the_largest_ridge_is_the_librarys():
     assert at(SCHEMA, "properties.compensations.additionalProperties.properties.ridge.maximum") == LARGEST_RIDGE
 
 
+@pytest.mark.parametrize("name", ["data", "figures", "tables"])
+def test_a_network_does_not_lie_among_other_results(tiny, name):
+    """Its files would be taken for data sets, tables or figures: those in results/data are not published."""
+    tiny["networks"][name] = {"like": "tiny"}
+    assert f"networks.{name}: results/{name}/ holds other results; choose another name" in refusal(tiny)
+
+
 def test_a_criterion_that_reads_no_images_needs_none(tiny):
     """Its calibration has a default, which a small data set need not fill; one job that makes all scores always draws them."""
     tiny["networks"]["tiny"] |= {"train_images": 64}

@@ -10,8 +10,10 @@ import pytest
 from tiny import CONFIG
 
 from scap.errors import ScapError
+from scap.writing import write_json
 from tests.conftest import ROOT, Project
 from workflow import publish
+from workflow.records import record_path
 
 TABLE, MODEL = "results/tables/mine.csv", "results/net/seed0/pruned.safetensors"
 
@@ -146,6 +148,19 @@ def test_what_a_result_was_made_of_is_published_with_it(tmp_path, monkeypatch):
         (tmp_path / f"{name}.provenance.json").write_text(json.dumps(note))
     found = publish.with_sources([Path("results/tables/mine.csv")])
     assert {str(path) for path in found} == made.keys() - {"results/net/seed0/other.csv"}
+
+
+def test_what_a_killed_run_has_made_is_published_with_its_record(unpublished, monkeypatch):
+    """Snakemake knows it, but the run did not come to its end, where records are noted in the provenance files."""
+    monkeypatch.chdir(unpublished.folder)
+    monkeypatch.setattr(sys, "argv", ["publish", TABLE])
+    monkeypatch.setattr(publish, "add_to_git", lambda files: None)
+    note = Path(f"{TABLE}.provenance.json")
+    note.write_text("{}")
+    write_json(record_path(TABLE), {"endtime": 1.0, "input": []})
+    assert publish.main() == 0
+    assert json.loads(note.read_text())["snakemake"]["endtime"] == 1.0
+    note.unlink()
 
 
 def test_what_another_remote_holds_stays_out_of_git(project, tmp_path):

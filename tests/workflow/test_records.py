@@ -40,6 +40,36 @@ def test_the_records_of_the_snakemake_that_was_tried_are_stored(result, monkeypa
             records.restore_records(result.parent)
 
 
+def test_a_record_that_came_with_git_is_not_overwritten_by_an_older_one(result):
+    """After `git pull` the file beside a result tells of a later run than what Snakemake knows here."""
+    for theirs, kept in ((2.0, 2.0), (0.5, 1.0)):
+        result.write_text(json.dumps({"snakemake": {"endtime": theirs}}))
+        records.export_records()
+        assert json.loads(result.read_text())["snakemake"]["endtime"] == kept
+
+
+def test_lost_records_come_back_at_once_or_not_at_all(result, monkeypatch, capsys):
+    records.export_records()
+    Path("results/b.csv").write_text("")
+    Path("results/b.csv.provenance.json").write_text("{}")
+    record = records.record_path("results/a.csv")
+    records.restore_lost_records()  # nothing is lost
+    assert not capsys.readouterr().err
+    record.unlink()
+    records.restore_lost_records()  # `snakemake --cleanup-metadata` may have taken this one away
+    assert not record.exists()
+    record.parent.rmdir()
+    write = records.write_json
+    monkeypatch.setattr(records, "write_json", lambda *_, **__: (_ for _ in ()).throw(ScapError("the disk is full")))
+    records.restore_lost_records()
+    assert "warning: the disk is full; this run does not see" in capsys.readouterr().err
+    assert not records.METADATA.exists()
+    monkeypatch.setattr(records, "write_json", write)
+    records.restore_lost_records()
+    assert json.loads(record.read_text()) == {"endtime": 1.0}
+    assert "results/b.csv: came without Snakemake's record" in capsys.readouterr().err
+
+
 def test_the_snakemake_of_the_lock_is_the_one_that_was_tried():
     records.check_snakemake()
 

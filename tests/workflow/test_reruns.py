@@ -240,6 +240,19 @@ def test_what_is_there_is_not_trained_again_because_a_data_set_has_gone(project)
     assert all("-0.45" in name for name in plan["finetune"])
 
 
+def test_what_is_there_is_not_trained_again_because_official_files_are_read_again(project):
+    """As where they were moved (`root`), or the script reads them otherwise: the data set is most likely the same."""
+    with project.edited(
+        "workflow/scripts/data.py", 'if __name__ == "__main__":', 'OTHER = 1\nif OTHER and __name__ == "__main__":'
+    ):
+        assert "baseline" in project.plan()
+        printed = project.snakemake(succeeds=False)
+        assert f"error: {DATA}: may be made again as it was; made in this run, it would train again" in printed
+        project.snakemake("--until", "data")
+        assert NOTHING in project.snakemake("--dry-run")
+    project.snakemake("--until", "data")
+
+
 DATA = "results/data/digits.safetensors"
 TRAINED_RUN = run_folder("scap/own/threshold-0.5/none", "short")
 
@@ -327,3 +340,13 @@ def test_a_copy_of_the_results_in_another_place_has_nothing_to_do(project, tmp_p
     """No path of the machine is in what decides."""
     shutil.copytree(project.folder, tmp_path / "copy")
     assert NOTHING in Project(tmp_path / "copy").snakemake("--dry-run")
+
+
+def test_what_is_stale_is_seen_where_the_records_were_deleted(project, tmp_path):
+    """.snakemake/ holds what Snakemake knows; the provenance files bring it back."""
+    shutil.copytree(project.folder, tmp_path / "copy", ignore=shutil.ignore_patterns(".snakemake"))
+    copy = Project(tmp_path / "copy")
+    with copy.edited(CONFIG, "epochs: 8", "epochs: 9"):
+        assert "baseline" in copy.plan()
+    shutil.rmtree(copy / ".snakemake")
+    assert NOTHING in copy.snakemake("--dry-run")

@@ -346,6 +346,6 @@ def test_records_that_cannot_be_written_in_the_end_are_one_line(folder, monkeypa
     (folder / "results/a.provenance.json").write_text(json.dumps({"snakemake": {"endtime": 5}}))
     monkeypatch.setattr(sys, "argv", ["restore"])
     monkeypatch.setattr(records, "METADATA", Path("results"))
-    monkeypatch.setattr(records, "record_path", lambda output: Path("results/a.provenance.json/a"))
+    monkeypatch.setattr(records, "record_path", lambda output, folder: Path("results/a.provenance.json/a"))
     assert restoring.main() == 1
     assert capsys.readouterr().err.startswith("error: ")

@@ -16,7 +16,7 @@ from workflow.lineage import AUTOENCODER, CALIBRATION, CRITERION, NETWORK, PRUNE
 from workflow.machine import has_gpu
 from workflow.memory import keep_memory
 from workflow.network_checks import folder_settings
-from workflow.records import export_records
+from workflow.records import export_records, restore_lost_records
 from workflow.references import check_made, check_references
 
 BASE = Path(workflow.basedir)
@@ -35,6 +35,8 @@ try:
     checked = load_configuration(BASE / "config", workflow.overwrite_configfiles, workflow.config_settings.config)
 except ValueError as error:
     raise SystemExit(f"error: {error}")
+if workflow.is_main_process:
+    restore_lost_records()
 config.clear()
 config.update(checked)
 lineage = Lineage(config)
