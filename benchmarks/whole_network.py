@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import pandas  # noqa: F401  (imported by the first table that is written; imports are not part of the times)
 from torch import Tensor, nn
 
 from benchmarks.cases import Case, direct_seconds_per_pair, settings_of
