@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 
 from workflow.checksums import remember_checksums
 from workflow.display import show_run
-from workflow.layer_check import wrong_layers
+from workflow.trial_build import problem_of_networks
 from workflow.plan_check import made_of_damaged, trained_again
 from workflow.score_check import scores_of_another
 from workflow.summary import closing, failures
@@ -42,7 +42,7 @@ onstart:
     dag = workflow.dag
     if problem := trained_again(dag) or made_of_damaged(dag) or scores_of_another(dag, config["criteria"]):
         refuse(problem)
-    if problem := wrong_layers(dag, config):
+    if problem := problem_of_networks(dag, config):
         refuse(problem)
     wait_for_earlier_jobs()
     remember_checksums()

@@ -21,10 +21,9 @@ from scap.pruning.next_layers.moments import check_images
 from scap.pruning.plans import Plan
 from scap.pruning.prune import prune_network
 from scap.pruning.surgery import explain
-from scap.pruning.widths import checked_budgets, checked_limits, plan_for
+from scap.pruning.widths import check_within_reach, checked_budgets, checked_limits, plan_for
 
 Train = Callable[[nn.Module], Any]
-ROUNDING = 1e-12  # by so much a share may miss a budget
 
 
 class _Limits(NamedTuple):
@@ -106,7 +105,8 @@ def prune_in_rounds(
 
     Raises:
         ScapError: As score_network, plan_for and prune_network, and without a budget; what a round cannot do, such as to
-            meet its budget, is told with the round. All arguments are checked before the first one.
+            meet its budget, is told with the round. All arguments are checked before the first one, and whether its smallest
+            plan meets the budget before the first training.
 
     Example:
         >>> import scap, torch
@@ -121,10 +121,10 @@ def prune_in_rounds(
     check_flag(coupled, "coupled")
     for key, function in {"train": train, "report": report}.items():
         check_function(function, key)
-    sizes = {"multiple": multiple, "min_channels": min_channels}
+    sizes: dict[str, Any] = {"multiple": multiple, "min_channels": min_channels}
     for key, count in ({"rounds": rounds} | sizes).items():
         check_number(count, key, 1, whole=True)
-    budgets = checked_budgets(macs=macs, params=params)
+    budgets: dict[str, Any] = checked_budgets(macs=macs, params=params)
     given = _Limits(None if layers is None else checked_names(layers, "layers"), *checked_limits(floors, ignore))
     ridge = (RIDGE if train is None else TRAINED_RIDGE) if ridge is None else ridge
     check_compensation(compensate, ridge)
@@ -144,9 +144,10 @@ def prune_in_rounds(
             if limits.some:
                 table = score_network(pruned, images, layers=limits.layers, **settings)
                 scored = scored or table["layer"].unique().tolist()
-                plan = plan_for(table, pruned, image, **left, **sizes, floors=limits.floors, ignore=limits.ignore)
-            elif min(left.values()) < 1 - ROUNDING:
-                raise ScapError("the budget cannot be met: no channel is left that could go; raise it, or prune more layers")
+                held = sizes | {"floors": limits.floors, "ignore": limits.ignore}
+                plan = plan_for(table, pruned, image, **left, **held)
+                if number == 1:  # before hours of training
+                    check_within_reach(table, pruned, image, **budgets, **held)
         except ScapError as error:
             raise ScapError(f"round {number} of {rounds}: {error}") from error
         pruned = prune_network(pruned, plan, images, compensate=compensate, ridge=ridge, coupled=coupled)

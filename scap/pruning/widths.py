@@ -113,6 +113,26 @@ def plan_for(
     return chosen
 
 
+def check_within_reach(
+    table: "pd.DataFrame",
+    network: nn.Module,
+    example: Example,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    multiple: int = 1,
+    min_channels: int = 1,
+    floors: Mapping[str, int] | None = None,
+    ignore: Collection[str] = (),
+) -> None:
+    """Raise ScapError where a cut to the smallest widths that are allowed does not meet the budgets; all as in `plan_for`."""
+    scores, floors = _chosen(_fitting_scores(table, network), floors, ignore)
+    sizes, budgets = Sizes(network, example), checked_budgets(macs=macs, params=params)
+    smallest = best_channels(scores, {layer: floors.get(layer, 1) for layer in scores}, multiple, min_channels)
+    if not sizes.meets(budgets)(smallest):
+        _refuse(sizes, smallest, budgets)
+
+
 def _fitting_scores(table: "pd.DataFrame", network: nn.Module) -> dict[str, NDArray[np.float64]]:
     """The scores of a table, which must be one of `network`."""
     known, found = weighted_layers(network), layer_scores(table)

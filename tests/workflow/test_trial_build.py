@@ -1,4 +1,4 @@
-"""Layers of a network of one's own that are none, or cannot be pruned, are refused before the network is trained."""
+"""Layers that are none or cannot be pruned, and budgets that cannot be met, are refused before a network is trained."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny import CONFIG
 
-from workflow.layer_check import WRONG, problem_of
+from workflow.trial_build import WRONG, problem_of
 
 NETWORK = """
 from torch import nn
@@ -30,6 +30,7 @@ def make(classes, in_channels):
 def broken(classes):
     raise ValueError
 """
+SIZES = {"width": 1, "multiple": 1, "min_channels": 1}
 ALONE = "it shares its channels with '0'; leave it out, or set 'coupled: true'"
 
 
@@ -37,7 +38,7 @@ def asked(folder, layers, coupled=False, pruned=True, function="make"):
     """The arguments of `problem_of`."""
     (folder / "nets.py").write_text(NETWORK)
     entry = {"architecture": f"{folder}/nets.py:{function}", "layers": layers, "coupled": coupled, "dataset": "digits"}
-    return entry, {"source": "digits"}, pruned
+    return entry | SIZES, {"source": "digits"}, pruned, {}
 
 
 @pytest.mark.parametrize(
@@ -54,15 +55,38 @@ def asked(folder, layers, coupled=False, pruned=True, function="make"):
     ],
 )
 def test_layers_that_are_none_or_cannot_be_pruned_are_named(tmp_path, layers, coupled, pruned, problem):
-    assert problem_of(*asked(tmp_path, layers, coupled, pruned)) == problem
+    assert problem_of(*asked(tmp_path, layers, coupled, pruned)) == (problem and f".layers: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("entry", "budget", "problem"),
+    [
+        ({"layers": ["2.inner"]}, {"macs": 0.5}, ""),
+        ({"layers": ["2.inner"]}, {"macs": 0.17}, "the smallest plan leaves 0.1765 of the macs; raise it, or prune more"),
+        ({"layers": ["2.inner"]}, {"macs": 0.5, "params": 0.2}, "the smallest plan leaves 0.1765 of the macs, 0.2"),
+        ({"layers": ["2.inner"], "min_channels": 4}, {"macs": 0.5}, "the smallest plan leaves 0.5"),
+        ({"layers": ["2.inner"], "multiple": 8}, {"macs": 0.5}, "the smallest plan leaves 1.0000 of the macs"),
+        ({"coupled": True}, {"macs": 0.1}, ""),
+        ({"coupled": True, "min_channels": 3}, {"macs": 0.1}, "the smallest plan leaves 0."),
+        ({"architecture": "vgg16", "width": 0.0625}, {"params": 0.1}, ""),
+        ({"architecture": "vgg16", "width": 0.0625, "min_channels": 4}, {"params": 0.01}, "the smallest plan leaves 0.0"),
+    ],
+)
+def test_budgets_that_cannot_be_met_are_named(tmp_path, entry, budget, problem):
+    (tmp_path / "nets.py").write_text(NETWORK)
+    whole = {"architecture": f"{tmp_path}/nets.py:make", "dataset": "digits", "coupled": False, **SIZES, **entry}
+    found = problem_of(whole, {"source": "digits"}, True, {"some-size": budget})
+    assert found.startswith(problem and f": some-size: the budget cannot be met: {problem}")
+    assert bool(found) == bool(problem)
+    assert found.endswith(", or lower 'multiple' or 'min_channels'") == (bool(found) and len(entry) > 1)
 
 
 @pytest.mark.parametrize(("function", "status"), [("make", WRONG), ("broken", 0)])
 def test_what_the_network_itself_says_or_fails_at_is_no_problem_of_its_layers(tmp_path, function, status):
     arguments = json.dumps(asked(tmp_path, ["one"], function=function))
-    done = subprocess.run([sys.executable, "-m", "workflow.layer_check", arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "workflow.trial_build", arguments], capture_output=True, text=True)
     assert done.returncode == status, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("layer 'one'" if status else "any word")
+    assert done.stdout.splitlines()[-1].startswith(".layers: layer 'one'" if status else "any word")
 
 
 def test_a_layer_that_is_none_is_refused_before_any_job(new_project):
@@ -71,5 +95,14 @@ def test_a_layer_that_is_none_is_refused_before_any_job(new_project):
     with project.edited(CONFIG, "architecture: vgg16\n    width: 0.0625", "architecture: nets.py:make"):
         output = project.snakemake("results/tiny/seed0/baseline.safetensors", succeeds=False)
     assert "error: config: networks.tiny.layers: layer 'conv1_1' is no ungrouped convolution; choose from 0" in output
+    assert "Traceback" not in output
+    assert not (project / "results").exists()
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_the_training(new_project):
+    project = new_project()
+    path = "results/tiny/seed0/{}/widths-own/macs-0.0001/compensation-none/none/metrics.json"
+    output = project.snakemake(path.format("scap"), succeeds=False)
+    assert "error: config: networks.tiny: macs-0.0001: the budget cannot be met: the smallest plan leaves 0." in output
     assert "Traceback" not in output
     assert not (project / "results").exists()
