@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scap.errors import ScapError
-from scap.reading import DIGEST, finite, header_bytes
+from scap.reading import DIGEST, header_bytes
 from scap.writing import WholeFile
 
 FLOATS = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64"}
@@ -40,6 +40,21 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
 
 def _bytes(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def largest_of(values: Tensor) -> float:
+    """The largest absolute value, NaN where there is one; 0 of nothing."""
+    return max(-values.amin().item(), values.amax().item()) if values.numel() else 0.0
+
+
+def too_large(largest: float, dtype: torch.dtype) -> bool:
+    """Whether numbers up to `largest` are infinite in `dtype`."""
+    return not torch.tensor(largest, dtype=torch.float64, device="cpu").to(dtype).isfinite()
+
+
+def too_small(largest: float, dtype: torch.dtype) -> bool:
+    """Whether `dtype` keeps less than two digits of all numbers up to `largest`: the smaller a number, the fewer it keeps."""
+    return 0 < largest < torch.finfo(dtype).tiny / 8
 
 
 class Header:
@@ -82,6 +97,7 @@ class TensorFile(WholeFile):
         self.dtype, self.header = dtype, header.data()
         self.position = {name: begin for name, (begin, _) in header.offsets.items()}
         self.ends = {name: end for name, (_, end) in header.offsets.items()}
+        self.largest = dict.fromkeys(shapes, 0.0)
         super().__init__(path, needed=len(self.header) + header.size)
 
     def __enter__(self) -> "TensorFile":
@@ -95,24 +111,33 @@ class TensorFile(WholeFile):
 
     def append(self, name: str, values: Tensor) -> None:
         """Write the next entries of tensor `name`; ScapError where they are not finite in this dtype or the disk is full."""
-        stored = values.detach().to(self.dtype)
-        if not finite(stored):
-            raise ScapError(self._not_finite(name, values))
+        stored, largest = values.detach().to(self.dtype), largest_of(values.detach())
+        if not math.isfinite(largest):
+            raise ScapError(f"{self.path}: the {name} hold NaN or infinity; the network has diverged, train it again")
+        if too_large(largest, self.dtype):
+            raise ScapError(f"{self.path}: the {name} reach {largest:.3g}, more than {self._remedy()}")
+        self.largest[name] = max(self.largest[name], largest)
         data = _bytes(stored.cpu().contiguous())
         if self.position[name] + len(data) > self.ends[name]:
             raise ScapError(f"{self.path}: more entries of {name} were written than announced")
         self.write(data, len(self.header) + self.position[name])
         self.position[name] += len(data)
 
-    def _not_finite(self, name: str, values: Tensor) -> str:
-        if not values.isfinite().all():
-            return f"{self.path}: the {name} hold NaN or infinity; the network has diverged, train it again"
+    def _remedy(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.path}: the {name} reach {values.abs().max():.3g}, more than {dtype} holds; use `dtype: float32`"
+        return f"{dtype} holds; " + ("use `dtype: float32`" if self.dtype == torch.float16 else "scale the images")
+
+    def _problem(self) -> str | None:
+        """What is wrong with the file as a whole."""
+        if self.position != self.ends:
+            return f"{self.path}: fewer entries were written than announced"
+        for name, largest in self.largest.items():
+            if too_small(largest, self.dtype):
+                return f"{self.path}: the {name} reach only {largest:.3g}, less than {self._remedy()}"
+        return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        problem = f"{self.path}: fewer entries were written than announced"
-        incomplete = ScapError(problem) if kind is None and self.position != self.ends else None
-        super().__exit__(type(incomplete) if incomplete else kind, error, at)
-        if incomplete:
-            raise incomplete
+        problem = self._problem() if kind is None else None
+        super().__exit__(ScapError if problem else kind, error, at)
+        if problem:
+            raise ScapError(problem)

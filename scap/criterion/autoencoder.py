@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scap.criterion.projections import ComplexBlock, PowerBlock, balance_parts, inner_products
+from scap.criterion.projections import ComplexBlock, PowerBlock, balance_parts, in_range, inner_products
 from scap.criterion.settings import AutoencoderSettings
 from scap.criterion.spectra import Layout, Spectra
 from scap.criterion.spectral_magnitudes import magnitude_blocks
@@ -114,7 +114,7 @@ def cosine(inner: Tensor, square: Tensor) -> Tensor:
 
 def blocks(spectra: Spectra, settings: AutoencoderSettings) -> Iterator[Block]:
     """The blocks that evaluate all pairs of a batch of spectra: one where it factorises, else many in bounded memory."""
-    spectra = balanced(spectra, settings)
+    spectra = balanced(in_range(spectra), settings)
     if settings.representation == "complex":
         yield ComplexBlock(spectra)
     elif settings.representation == "power":

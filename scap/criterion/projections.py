@@ -16,7 +16,8 @@ from torch import Tensor
 
 from scap.criterion.spectra import Layout, Spectra
 
-EPSILON = 1e-12  # of a norm: a field that is exactly zero gives s = 0 instead of NaN
+EPSILON = 1e-16  # of a norm: a field that is exactly zero gives s = 0 instead of NaN, and the sum of all 1/norm² is finite
+SAFE = 8  # fourth powers of numbers between 2^-8 and 2^8, and of those that are much smaller, are far from float32's bounds
 LONG, PIECE = 2**15, 2**10  # coordinates up to which float32 sums well enough, and those of a part of a longer sum
 MAPS = 64  # channels of a part of a sum over input channels
 PANEL = 120  # rows of a symmetric matrix that are made at a time; a multiple of the tiles of matrix products
@@ -55,6 +56,21 @@ class _LongProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         rows, others = ctx.saved_tensors
         return gradient @ others, gradient.T @ rows if ctx.needs_input_grad[1] else None
+
+
+def in_range(spectra: Spectra) -> Spectra:
+    """The spectra, each image times the power of two that takes its largest number to [1/2, 1): no power of it overflows.
+
+    Exact, and s_nk does not depend on it, as it is normalised. Where all images are within bounds nothing is done; on a GPU
+    asking would cost more.
+    """
+    inputs, outputs = spectra.inputs.flatten(1), spectra.outputs.flatten(1)
+    extremes = [inputs.amax(1), -inputs.amin(1), outputs.amax(1), -outputs.amin(1)]
+    exponent = torch.frexp(torch.stack(extremes).amax(0)).exponent  # 0 where an image is black
+    if not spectra.inputs.is_cuda and not (exponent.abs() > SAFE).any():
+        return spectra
+    shift = -exponent.clamp(-126, 126)[:, None, None]  # beyond them the power itself is no float32
+    return replace(spectra, inputs=torch.ldexp(spectra.inputs, shift), outputs=torch.ldexp(spectra.outputs, shift))
 
 
 def balance_parts(spectra: Spectra) -> Spectra:

@@ -1,8 +1,10 @@
 """The whole criterion in one call."""
 
+import re
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +121,8 @@ def evaluate_terms(
         path = Path(folder) / "activations.safetensors"
         if needed & {"outputs", "autoencoder"}:
             coupled = groups is not None
-            record_activations(network, images, names, path, outputs=outputs, coupled=coupled, dtype=dtype, report=report)
+            with _saying_of_what(path):
+                record_activations(network, images, names, path, outputs=outputs, coupled=coupled, dtype=dtype, report=report)
         gatherers: dict[str, Callable[[str], Any]] = {
             "weight": lambda layer: modules[layer].weight.detach().cpu().double().numpy(),
             "outputs": lambda layer: open_activations(path, layer)[1],
@@ -168,7 +171,17 @@ def _fidelity(
     path = activations
     if settings.domain == "frequency":
         path = activations.with_name("spectra.safetensors")
-        write_spectra(activations, layer, path, dtype=dtype)
+        with _saying_of_what(path, f" of layer {layer!r}"):
+            write_spectra(activations, layer, path, dtype=dtype)
     spectra = open_spectra(path, layer, settings.domain)
     fitted = fit_autoencoder(spectra, settings, layer=layer, device=device, report=report)
     return fidelities(fitted, spectra, settings).numpy()
+
+
+@contextmanager
+def _saying_of_what(path: Path, layer: str = "") -> Iterator[None]:
+    """Errors about values say of what they are, not in which temporary file: it is gone when they are read."""
+    try:
+        yield
+    except ScapError as error:
+        raise ScapError(re.sub(rf"^{re.escape(str(path))}: the ", f"{path.stem}{layer}: the ", str(error))) from error

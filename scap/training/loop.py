@@ -20,6 +20,7 @@ from scap.errors import ScapError
 from scap.models.layers import initialise_convolutions
 from scap.models.memory import memory_format
 from scap.models.modes import evaluating, in_evaluation
+from scap.tensors import largest_of, too_large, too_small
 from scap.training.augmentation import augmented_batches, check_sizes
 from scap.training.optimiser import make_optimisers, set_learning_rate
 from scap.training.progress import History, fingerprint, load_progress, save_progress
@@ -243,16 +244,19 @@ def _end(network: nn.Module, kept: nn.Module, settings: TrainingSettings, device
 
 @torch.no_grad()
 def round_kernels(network: nn.Module) -> None:
-    """Round all parameters of two or more dimensions to numbers that float16 holds; ScapError where one is too large.
+    """Round all parameters of two or more dimensions to numbers that float16 holds; a warning names one that it cannot hold.
 
-    Norms and biases, which are few, keep their precision. `save_network` needs half the space for such kernels.
+    Such a one, and norms and biases, which are few, keep their precision. `save_network` needs half the space for the others.
     """
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
-            rounded = parameter.half().to(parameter.dtype)
-            if not rounded.isfinite().all():
-                raise ScapError(f"saved_precision: {name} has weights that float16 cannot hold; choose float32")
-            parameter.copy_(rounded)
+            largest = largest_of(parameter)
+            if too_large(largest, torch.float16) or too_small(largest, torch.float16):
+                logger.warning(
+                    "saved_precision: %s reaches %.3g, which float16 cannot hold; it stays in float32", name, largest
+                )
+            else:
+                parameter.copy_(parameter.half())
 
 
 def train(

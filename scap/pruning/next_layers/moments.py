@@ -12,6 +12,7 @@ from scap.errors import ScapError
 from scap.models.inputs import Example, device_and_precision, first_tensor, fitted, run
 from scap.pruning.copies import first_line
 
+FAINT = 1e-30  # largest mean square below which float32 loses squares
 CANCELS = 300  # square of the largest mean over the mean variance from which float32 keeps too few digits of the variance
 OTHER_WAY = "is not run for these images: the network chooses by values, or by the number of images, what it runs"
 Receive = Callable[[str, Tensor, Tensor, int], None]  # layer, inputs, outputs, number of the first image
@@ -83,7 +84,7 @@ class Moments:
     """
 
     def __init__(self, centred: bool = False) -> None:
-        self.centred, self.count = centred, 0
+        self.centred, self.count, self.single = centred, 0, False
         self.total: Tensor | None = None  # (..., D)
         self.products: Tensor | None = None  # (..., D, E)
 
@@ -92,6 +93,7 @@ class Moments:
         double = torch.promote_types(left.dtype, torch.float64)
         if self.centred and _cancels(left):
             left = left.to(double)
+        self.single |= left.dtype != double
         products = (left.mT @ (left if right is None else right).conj()).to(double)
         self.count += left.shape[-2]
         self.total = self._plus(self.total, left.sum(-2, dtype=double))
@@ -107,13 +109,16 @@ class Moments:
         return self.total / self.count
 
     def second(self, layer: str) -> Tensor:
-        """(..., D, E) mean products, not centred; ScapError where they are not finite."""
+        """(..., D, E) mean products, not centred; ScapError where they are not finite, or lost."""
         assert self.products is not None
+        assert self.total is not None
         if not self.products.isfinite().all():
             raise ScapError(
                 f"layer {layer!r} reads NaN, infinity or values too large for float32 on the calibration images: "
                 "the network has diverged, or the images are not normalised as in training"
             )
+        if self.products.abs().amax() < FAINT * self.count and self.single and self.total.any():
+            raise ScapError(f"layer {layer!r} reads values too small for float32 on the calibration images: scale them")
         return self.products / self.count
 
 

@@ -425,6 +425,16 @@ def test_values_that_overflow_while_streaming_name_their_layer():
 
 
 @pytest.mark.parametrize("form", ALL)
+def test_values_whose_squares_are_lost_name_their_layer(form):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 4, 3, bias=False))
+    with pytest.raises(
+        ScapError, match=r"^layer '2' reads values too small for float32 on the calibration images: scale them$"
+    ):
+        conditional_scores(network, torch.rand(8, 3, 8, 8) * 1e-25, ["0"], form=form)
+
+
+@pytest.mark.parametrize("form", ALL)
 def test_equal_channels_without_a_ridge_are_refused_or_ranked(form):
     """Rounding decides whether the moments of equal channels can be inverted; a traceback of the solver never comes out."""
     network, data = chain(channels=6)

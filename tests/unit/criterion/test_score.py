@@ -16,6 +16,7 @@ from scap.criterion.fitting import Objective, fit_autoencoder, random_autoencode
 from scap.criterion.fusion import normalise_term
 from scap.criterion.spectra import open_activations, spectra_of
 from scap.criterion.terms import novelty, rms
+from scap.errors import ScapError
 from scap.models.build import build_network
 from scap.torch_pruning import ScapImportance
 
@@ -299,3 +300,19 @@ def test_layers_whose_inputs_never_change_are_scored(bias):
         settings = scap.AutoencoderSettings(representation="power")
         table = scap.score_network(network, images, criterion="fidelity", autoencoder=settings)
         assert table["score"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("term", "scale", "message"),
+    [
+        ("rms", 1e6, r"^activations: the 0\.outputs reach \S+, more than float16 holds; use `dtype: float32`$"),
+        ("novelty", float("nan"), r"^activations: the 0\.outputs hold NaN or infinity; the network has diverged"),
+        ("fidelity", 1.0, r"^spectra of layer '0': the outputs reach \S+, more than float16 holds; use `dtype: float32`$"),
+    ],
+)
+def test_values_that_do_not_fit_are_not_those_of_a_file_that_is_gone(images, term, scale, message):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    nn.init.constant_(network[0].weight, scale)
+    nn.init.constant_(network[0].bias, 10_000)
+    with pytest.raises(ScapError, match=message):
+        scap.score_network(network, images, criterion=term, autoencoder=SETTINGS)

@@ -488,6 +488,21 @@ def test_activations_that_are_not_finite_name_their_layer():
         prune_and_compensate(network.float(), {"first": [0, 3]}, images)
 
 
+@pytest.mark.parametrize("how", ["channelwise", "full"])
+def test_activations_whose_squares_are_lost_name_their_layer(how):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.ReLU(), nn.Conv2d(6, 4, 3, bias=False)).double()
+    images, plan = images_for(), {"0": [0, 3]}
+    expected = prune_and_compensate(network, plan, images, how=how)[0](images)
+    found = prune_and_compensate(network, plan, images * 1e-25, how=how)[0](images * 1e-25) * 1e25
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(
+        ScapError, match=r"^layer '2' reads values too small for float32 on the calibration images: scale them$"
+    ):
+        prune_and_compensate(network.float(), plan, images.float() * 1e-25, how=how)
+    prune_and_compensate(network.float(), plan, images.float() * 0, how=how)
+
+
 def test_a_network_that_was_not_cut_by_the_plan_is_refused():
     network, images = chain()
     other = cut_network(network, {"first": [0, 4]}, images[:1])

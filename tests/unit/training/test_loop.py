@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -351,12 +352,22 @@ def test_kernels_end_as_numbers_of_the_precision_that_they_are_saved_in(dataset)
     assert not same_weights(plain, rounded)
 
 
-def test_a_weight_that_float16_cannot_hold_is_named():
+@pytest.mark.parametrize(("scale", "reached"), [(1e6, r"\S+e\+05"), (1e-7, r"\S+e-08")])
+def test_a_kernel_that_float16_cannot_hold_stays_as_it_is_and_is_named(caplog, scale, reached):
     network = small_network()
     with torch.no_grad():
-        network[0].weight[0] = 1e5
-    with pytest.raises(ScapError, match=r"saved_precision: 0\.weight has weights that float16 cannot hold; choose float32"):
-        training.round_kernels(network)
+        network[0].weight.mul_(scale)
+    before = copy.deepcopy(network.state_dict())
+    training.round_kernels(network)
+    after = network.state_dict()
+    assert torch.equal(after["0.weight"], before["0.weight"])
+    others = [name for name, value in before.items() if value.ndim > 1 and name != "0.weight"]
+    assert others
+    assert all(torch.equal(after[name], before[name].half().float()) for name in others)
+    (record,) = caplog.records
+    assert re.fullmatch(
+        rf"saved_precision: 0\.weight reaches {reached}, which float16 cannot hold; it stays in float32", record.message
+    )
 
 
 def test_the_trained_network_is_contiguous_and_in_evaluation_mode(dataset):
