@@ -67,7 +67,7 @@ def in_range(spectra: Spectra) -> Spectra:
     inputs, outputs = spectra.inputs.flatten(1), spectra.outputs.flatten(1)
     extremes = [inputs.amax(1), -inputs.amin(1), outputs.amax(1), -outputs.amin(1)]
     exponent = torch.frexp(torch.stack(extremes).amax(0)).exponent  # 0 where an image is black
-    if not spectra.inputs.is_cuda and not (exponent.abs() > SAFE).any():
+    if spectra.inputs.is_cpu and not (exponent.abs() > SAFE).any():
         return spectra
     shift = -exponent.clamp(-126, 126)[:, None, None]  # beyond them the power itself is no float32
     return replace(spectra, inputs=torch.ldexp(spectra.inputs, shift), outputs=torch.ldexp(spectra.outputs, shift))
