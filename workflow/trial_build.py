@@ -1,5 +1,4 @@
-"""What only a built network tells is told before the network is trained: `layers` that it does not have, or that cannot be
-pruned, and budgets that it cannot meet.
+"""Layers that a network does not have or that cannot be pruned, and budgets that it cannot meet, are told before it is trained.
 
 Layers of built-in architectures are known by name. All else takes PyTorch: a network is built with fresh weights and traced in
 a process of its own, where something of it is planned. What fails there otherwise is left to the jobs.
