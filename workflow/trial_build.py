@@ -105,7 +105,7 @@ def _problem_of_budgets(network: Any, image: Any, entry: Section, budgets: dict[
     least = {key: entry[key] for key in ("multiple", "min_channels")}
     for size, budget in budgets.items():
         try:
-            check_within_reach(table, network, image, **budget, **least)
+            check_within_reach(table, network, image, budget, **least)
         except ScapError as error:
             lower = ", or lower 'multiple' or 'min_channels'" if max(least.values()) > 1 else ""
             return f": {size}: {error}{lower}"

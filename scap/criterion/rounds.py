@@ -124,7 +124,7 @@ def prune_in_rounds(
     sizes: dict[str, Any] = {"multiple": multiple, "min_channels": min_channels}
     for key, count in ({"rounds": rounds} | sizes).items():
         check_number(count, key, 1, whole=True)
-    budgets: dict[str, Any] = checked_budgets(macs=macs, params=params)
+    budgets = checked_budgets(macs=macs, params=params)
     given = _Limits(None if layers is None else checked_names(layers, "layers"), *checked_limits(floors, ignore))
     ridge = (RIDGE if train is None else TRAINED_RIDGE) if ridge is None else ridge
     check_compensation(compensate, ridge)
@@ -147,7 +147,7 @@ def prune_in_rounds(
                 held = sizes | {"floors": limits.floors, "ignore": limits.ignore}
                 plan = plan_for(table, pruned, image, **left, **held)
                 if number == 1:  # before hours of training
-                    check_within_reach(table, pruned, image, **budgets, **held)
+                    check_within_reach(table, pruned, image, budgets, **held)
         except ScapError as error:
             raise ScapError(f"round {number} of {rounds}: {error}") from error
         pruned = prune_network(pruned, plan, images, compensate=compensate, ridge=ridge, coupled=coupled)

@@ -1,6 +1,5 @@
 """The whole criterion in one call."""
 
-import re
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -184,4 +183,7 @@ def _saying_of_what(path: Path, layer: str = "") -> Iterator[None]:
     try:
         yield
     except ScapError as error:
-        raise ScapError(re.sub(rf"^{re.escape(str(path))}: the ", f"{path.stem}{layer}: the ", str(error))) from error
+        said = str(error).removeprefix(f"{path}: the ")
+        if said == str(error):  # about the file itself, or about something else
+            raise
+        raise ScapError(f"{path.stem}{layer}: the {said}") from error

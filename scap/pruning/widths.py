@@ -114,21 +114,15 @@ def plan_for(
 
 
 def check_within_reach(
-    table: "pd.DataFrame",
-    network: nn.Module,
-    example: Example,
-    *,
-    macs: float | None = None,
-    params: float | None = None,
-    multiple: int = 1,
-    min_channels: int = 1,
-    floors: Mapping[str, int] | None = None,
-    ignore: Collection[str] = (),
+    table: "pd.DataFrame", network: nn.Module, example: Example, budgets: Mapping[str, float], **limits: Any
 ) -> None:
-    """Raise ScapError where a cut to the smallest widths that are allowed does not meet the budgets; all as in `plan_for`."""
-    scores, floors = _chosen(_fitting_scores(table, network), floors, ignore)
-    sizes, budgets = Sizes(network, example), checked_budgets(macs=macs, params=params)
-    smallest = best_channels(scores, {layer: floors.get(layer, 1) for layer in scores}, multiple, min_channels)
+    """Raise ScapError where a cut to the smallest widths does not meet the budgets of `macs` and `params`.
+
+    `limits` are `multiple`, `min_channels`, `floors` and `ignore`; all as in `plan_for`.
+    """
+    scores, floors = _chosen(_fitting_scores(table, network), limits.pop("floors", None), limits.pop("ignore", ()))
+    sizes, budgets = Sizes(network, example), checked_budgets(**budgets)
+    smallest = best_channels(scores, {layer: floors.get(layer, 1) for layer in scores}, **limits)
     if not sizes.meets(budgets)(smallest):
         _refuse(sizes, smallest, budgets)
 

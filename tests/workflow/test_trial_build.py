@@ -81,6 +81,12 @@ def test_budgets_that_cannot_be_met_are_named(tmp_path, entry, budget, problem):
     assert found.endswith(", or lower 'multiple' or 'min_channels'") == (bool(found) and len(entry) > 1)
 
 
+def test_a_share_in_a_path_that_is_none_is_named():
+    whole = {"architecture": "vgg16", "dataset": "digits", "coupled": False, **SIZES, "width": 0.0625}
+    found = problem_of(whole, {"source": "digits"}, True, {"macs-5.0": {"macs": 5.0}})
+    assert found.startswith(": macs-5.0: macs is 5.0; it must lie in")
+
+
 @pytest.mark.parametrize(("function", "status"), [("make", WRONG), ("broken", 0)])
 def test_what_the_network_itself_says_or_fails_at_is_no_problem_of_its_layers(tmp_path, function, status):
     arguments = json.dumps(asked(tmp_path, ["one"], function=function))

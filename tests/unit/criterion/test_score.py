@@ -16,7 +16,7 @@ from scap.criterion.fitting import Objective, fit_autoencoder, random_autoencode
 from scap.criterion.fusion import normalise_term
 from scap.criterion.spectra import open_activations, spectra_of
 from scap.criterion.terms import novelty, rms
-from scap.errors import ScapError
+from scap.errors import DamagedFile, ScapError
 from scap.models.build import build_network
 from scap.torch_pruning import ScapImportance
 
@@ -316,3 +316,12 @@ def test_values_that_do_not_fit_are_not_those_of_a_file_that_is_gone(images, ter
     nn.init.constant_(network[0].bias, 10_000)
     with pytest.raises(ScapError, match=message):
         scap.score_network(network, images, criterion=term, autoencoder=SETTINGS)
+
+
+def test_an_error_about_a_file_keeps_its_place_and_its_class(tmp_path):
+    path = tmp_path / "activations.safetensors"
+    with (
+        pytest.raises(DamagedFile, match=r"/activations\.safetensors: is missing; make it again$"),
+        score._saying_of_what(path),
+    ):
+        raise DamagedFile(path, "is missing")
